@@ -1,0 +1,152 @@
+package compute
+
+import (
+	"context"
+	"iter"
+	"net"
+	"time"
+)
+
+// Hypervisor runs virtual machines on one host. It is the interface that a driver implements: compute/libvirt for
+// real machines, compute/fakecompute for tests. The suite in compute/computetest checks every sentence below.
+//
+// # Life cycle
+//
+//	           Create                Stop, guest powers off
+//	(nothing) ─────────► Running ──────────────────────────► Shutoff
+//	                     │    ▲ ◄──────────── Start ───────────┘
+//	               Pause │    │ Resume
+//	                     ▼    │
+//	                     Paused        Destroy: from any state to (nothing)
+//
+// A domain is what the hypervisor knows of a machine. It carries the machine's id and epoch, so that what runs can be
+// compared with what the store says. A driver keeps no state of its own between calls: all it needs comes in by [Machine],
+// and all it knows is what the hypervisor tells it. Disks, taps and the directories of console logs exist before
+// Create and outlive Destroy; their owner is the agent.
+//
+// # Rules for all methods
+//
+// All methods are safe for concurrent use; the agent never makes two calls for one machine at once, but may make calls
+// for many machines. Every method returns soon after its context ends, with the context's error unwrapped; the work may
+// then have happened or not, and repeating the call settles it. Errors are of a class of containerd/errdefs: an unknown
+// id is NotFound (unless the method says otherwise), a machine in the wrong state FailedPrecondition, a bad Machine InvalidArgument, a
+// hypervisor that can't be reached Unavailable. Drivers don't retry, except to reconnect; the agent does.
+type Hypervisor interface {
+	// Describe tells what the host has and what runs it. The figures are physical; what the scheduler may promise
+	// of them is not the driver's business.
+	Describe(ctx context.Context) (HostInfo, error)
+
+	// Create makes the domain and starts it, and returns when it runs. It is idempotent: if a domain with m's id
+	// and epoch runs already, it returns nil; if that domain exists but is shut off (an earlier Create was cut short), it
+	// starts it. A domain with the same id and another epoch is AlreadyExists and is not touched. A Create that
+	// fails may leave a domain that is shut off, never one that runs with other parts than m's.
+	Create(ctx context.Context, m Machine) error
+
+	// Destroy ends the machine at once and forgets its domain. An unknown id is success. A domain whose epoch is
+	// not epoch is FailedPrecondition and is not touched: it belongs to another attempt than the caller's. A domain
+	// that this library did not make is never touched, whatever its id.
+	Destroy(ctx context.Context, id string, epoch uint64) error
+
+	// Start starts a domain that is shut off. One that runs already is success.
+	Start(ctx context.Context, id string) error
+
+	// Stop asks the guest to power off and waits for it up to grace, then takes the power away. With grace 0 it
+	// takes the power away at once. The domain is kept, shut off. One that is shut off already is success.
+	Stop(ctx context.Context, id string, grace time.Duration) error
+
+	// Reboot restarts a running machine: soft asks the guest and returns at once, hard resets the processor as a
+	// reset button does. A domain that does not run is FailedPrecondition.
+	Reboot(ctx context.Context, id string, hard bool) error
+
+	// Pause halts the processors of a running machine. One that is paused already is success.
+	Pause(ctx context.Context, id string) error
+
+	// Resume lets a paused machine go on. One that runs already is success; one that is shut off is
+	// FailedPrecondition.
+	Resume(ctx context.Context, id string) error
+
+	// List returns every domain of the hypervisor, also those that this library did not make (with Ours false),
+	// in no order.
+	List(ctx context.Context) ([]Domain, error)
+
+	// Events yields a change of power state soon after it happened. After every (re)connection to the hypervisor,
+	// the first one included, it first yields one event with Resync set, because changes may have been missed:
+	// the consumer then calls List. It ends when ctx ends, and without an error then; it reconnects by itself, with
+	// back-off, and never ends otherwise. A consumer that is slow delays events but no other call.
+	Events(ctx context.Context) iter.Seq[PowerEvent]
+
+	// Console returns the last max bytes that the machine wrote to its first serial port, across restarts of the
+	// domain and of this process, and nothing (not an error) if it has written nothing yet.
+	Console(ctx context.Context, id string, max int) ([]byte, error)
+}
+
+// Machine is everything a hypervisor needs to make one virtual machine.
+type Machine struct {
+	ID        string // a UUID in its 36-character form
+	Epoch     uint64 // which attempt at this machine; kept in the domain
+	Name      string // for people: shown beside the id; need not be unique
+	VCPUs     int    // at least 1
+	MemoryMiB int    // at least 1
+
+	// Kernel boots the machine directly when set; otherwise it boots from the first disk. Paths on the host.
+	Kernel, Ramdisk, Cmdline string
+
+	Disks []Disk
+	NICs  []NIC
+
+	ConsoleLog string // file that the first serial port is appended to; its directory exists
+}
+
+// Disk is a file on the host that the machine sees as a disk.
+type Disk struct {
+	Path     string // an existing file
+	Format   string // "raw" or "qcow2": always given, never probed
+	ReadOnly bool
+	Serial   string // what the guest sees as the serial number; at most 20 characters
+}
+
+// NIC is a network card joined to a tap device that the network manager made before Create.
+type NIC struct {
+	Tap string // name of an existing tap device
+	MAC net.HardwareAddr
+	MTU int // 0: 1500
+}
+
+// HostInfo is what a host has.
+type HostInfo struct {
+	Hypervisor  string // "QEMU/TCG", "QEMU/KVM", "fake"
+	Version     string
+	Arch        string // "x86_64", "aarch64"
+	VCPUs       int
+	MemoryMiB   int
+	HostAddress string // where peers reach it, if the driver knows; may be empty
+}
+
+// Domain is a machine as the hypervisor sees it.
+type Domain struct {
+	ID    string
+	Name  string
+	Epoch uint64 // 0 unless Ours
+	Ours  bool   // this library made it
+	Power PowerState
+}
+
+// PowerEvent is a change of a domain's power state, or, with Resync set and all else zero, the news that some may
+// have been missed.
+type PowerEvent struct {
+	ID     string
+	Power  PowerState
+	Resync bool
+}
+
+// PowerState is what a domain does now.
+type PowerState string
+
+// The power states of a domain.
+const (
+	PowerUnknown PowerState = ""
+	PowerRunning PowerState = "running"
+	PowerPaused  PowerState = "paused"
+	PowerShutoff PowerState = "shutoff"
+	PowerCrashed PowerState = "crashed"
+)

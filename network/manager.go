@@ -1,0 +1,110 @@
+package network
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// Manager is the data path of one node: its bridges, the taps of its machines and the filters between them. It is
+// the interface that a driver implements: network/linux for the kernel, network/fakenetwork for tests. The suite in
+// network/networktest checks every sentence below.
+//
+// What a node should have is a pure function of the records in the store (see [Plan]); a Manager makes it so. It
+// owns what carries its mark and nothing else: links and tables of the host that it did not make are never changed, except
+// for an uplink that a Bridge names. It keeps no state that matters between calls: a new Manager on a node where
+// an old one was killed goes on from what the node has.
+//
+// All methods are safe for concurrent use and take effect one after the other. When ctx ends, a method returns soon,
+// with the context's error; a later Apply repairs what was left half-done.
+type Manager interface {
+	// Apply makes the node's data path exactly d: it adds what is missing, mends what differs, and removes what is
+	// ours and not in d. It is idempotent; applied twice, the second Report is empty. A tap's filter is in force
+	// before the tap joins its bridge, and until the tap has left it. A tap that a machine holds open keeps its identity:
+	// Apply never makes anew what is right already. Desired that contradicts itself (two taps of one name, a tap
+	// on a bridge that is not in d, an address twice on one bridge) is InvalidArgument, and nothing was changed. An uplink
+	// that does not exist is NotFound, names it, and everything else in d is applied all the same.
+	Apply(ctx context.Context, d Desired) (Report, error)
+
+	// Plug adds or mends one tap, on a bridge that an earlier Apply or Plug made, or that is made now as b says.
+	// It does the same as Apply with that tap added, at a cost that does not grow with the number of taps.
+	Plug(ctx context.Context, b Bridge, t Tap) error
+
+	// Unplug removes the tap with this name and its filter. One that does not exist is success.
+	Unplug(ctx context.Context, tap string) error
+
+	// Inspect reads what the node has of ours, in the form of a Desired, sorted by name. After a successful
+	// Apply(d), Inspect returns d, sorted, but for the fields that no kernel keeps (those that only DHCP uses).
+	Inspect(ctx context.Context) (Desired, error)
+
+	// Close frees what the Manager holds open. It changes nothing on the node: machines keep their network while
+	// no process of ours runs.
+	Close() error
+}
+
+// DHCPServer answers the DHCP clients behind a node's taps, from the records it was last given and nothing else. The
+// one implementation is network/dhcp; a node whose Manager is a fake needs none.
+type DHCPServer interface {
+	// Apply replaces all that the server knows: it answers on d's bridges, to d's taps. Clients of a bridge or tap
+	// that stays notice nothing.
+	Apply(ctx context.Context, d Desired) error
+
+	// Plug adds or replaces one tap, and its bridge if it is new.
+	Plug(ctx context.Context, b Bridge, t Tap) error
+
+	// Unplug forgets the tap with this name and its lease. An unknown one is success.
+	Unplug(ctx context.Context, tap string) error
+
+	// Run answers until ctx ends, then returns nil once every goroutine of the server has ended.
+	Run(ctx context.Context) error
+}
+
+// Desired is what the data path of one node should be.
+type Desired struct {
+	Bridges []Bridge
+	Taps    []Tap
+}
+
+// Bridge is a layer-2 segment on the node.
+type Bridge struct {
+	Name string // a name that a Linux interface may have: at most 15 bytes
+	MTU  int    // 0: 1500
+
+	// Uplink is a network card of the node that is a port of the bridge, "" for none. Its addresses and routes
+	// move to the bridge when it is enslaved and back when the bridge goes.
+	Uplink string
+
+	// Gateway is the node's own address on the bridge with the subnet's length, and invalid where the node has none. It is
+	// also the DHCP server's identifier.
+	Gateway netip.Prefix
+
+	// What DHCP says to clients of this bridge.
+	Router   netip.Addr // option 3; invalid: none
+	DNS      []netip.Addr
+	Domain   string
+	Lease    time.Duration // 0: 24 h
+	Routes   []Route       // option 121
+	NoServer bool          // this node does not answer DHCP on this bridge
+}
+
+// Route is a classless static route (RFC 3442).
+type Route struct {
+	To  netip.Prefix
+	Via netip.Addr
+}
+
+// Tap is the node's end of one port: what a machine's network card is joined to.
+type Tap struct {
+	Name     string // at most 15 bytes
+	Bridge   string
+	Port     string // id of the port's record
+	MAC      net.HardwareAddr
+	IPs      []netip.Addr // the fixed IPs: all that the guest may use as a source, besides its IPv6 link-local address
+	Hostname string       // DHCP option 12
+}
+
+// Report says what an Apply changed, a line each, in words for a log: empty when nothing had to change.
+type Report struct {
+	Changes []string
+}
