@@ -1,0 +1,147 @@
+package network
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/uuid"
+
+	"github.com/dewpoint-cloud/dewpoint/state"
+)
+
+// PortRequest is a port to make for an instance.
+type PortRequest struct {
+	NetworkID  string
+	ProjectID  string
+	InstanceID string
+	HostID     string
+	Hostname   string
+}
+
+// Addresses allocates ports and fixed IPs, inside its callers' transactions. It remembers where it last found a free
+// address, as a hint and no more: what is free is in the store. It is safe for concurrent use.
+type Addresses struct {
+	mu   sync.Mutex
+	hint map[string]netip.Addr // by network: no address below is free, probably
+}
+
+// Allocate makes a port with one fixed IP, the lowest that is free, or is [ErrNoMoreAddresses] and names the network.
+func (a *Addresses) Allocate(tx *state.Tx, req PortRequest) (Port, error) {
+	n, err := Networks.Get(tx, req.NetworkID)
+	if err != nil {
+		return Port{}, err
+	}
+	if n.ProjectID != "" && n.ProjectID != req.ProjectID {
+		return Port{}, fmt.Errorf("network %q: %w", req.NetworkID, errdefs.ErrNotFound)
+	}
+	p := Port{ID: uuid.NewString(), NetworkID: n.ID, ProjectID: req.ProjectID, InstanceID: req.InstanceID, HostID: req.HostID,
+		Hostname: req.Hostname, Plugged: true}
+	for range Ports.By(tx.Unguarded(), "tap", p.TapName()) {
+		p.ID = uuid.NewString() // one chance in 2^47 for two ports
+	}
+	addr, err := a.free(tx, n)
+	if err != nil {
+		return Port{}, err
+	}
+	p.Addrs = []netip.Addr{addr}
+	if err := FixedIPs.Insert(tx, FixedIP{n.ID, addr, p.ID, time.Now().UTC()}); err != nil {
+		return Port{}, err
+	}
+	for {
+		p.MAC = randomMAC()
+		if err := Ports.Insert(tx, p); !errors.Is(err, errdefs.ErrAlreadyExists) {
+			return p, err
+		}
+	}
+}
+
+// Release gives the port and its fixed IPs back. One that does not exist is success.
+func (a *Addresses) Release(tx *state.Tx, portID string) error {
+	p, err := Ports.Get(tx, portID)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, addr := range p.Addrs {
+		if err := FixedIPs.Delete(tx, fixedIPKey(p.NetworkID, addr)); err != nil {
+			return err
+		}
+		a.mu.Lock()
+		if hint, ok := a.hint[p.NetworkID]; ok && addr.Less(hint) {
+			a.hint[p.NetworkID] = addr
+		}
+		a.mu.Unlock()
+	}
+	return Ports.Delete(tx, portID)
+}
+
+// free finds the lowest free address that a port of n may have. Which others are taken is no reason for the choice, so they
+// are not guarded; that this one is free is guarded when its record is inserted.
+func (a *Addresses) free(tx *state.Tx, n Network) (netip.Addr, error) {
+	first, last := n.pool()
+	a.mu.Lock()
+	start, ok := a.hint[n.ID]
+	a.mu.Unlock()
+	if !ok || start.Less(first) || last.Less(start) {
+		start = first
+	}
+	r := tx.Unguarded()
+	search := func(from, to netip.Addr) (netip.Addr, bool) {
+		for addr := from; !to.Less(addr); addr = addr.Next() {
+			if addr != n.Gateway && addr != n.Router && !FixedIPs.Has(r, fixedIPKey(n.ID, addr)) {
+				return addr, true
+			}
+		}
+		return netip.Addr{}, false
+	}
+	addr, found := search(start, last)
+	if !found && start != first {
+		addr, found = search(first, start.Prev())
+	}
+	if !found {
+		return addr, fmt.Errorf("network %q, %v: %w", n.Name, n.CIDR, ErrNoMoreAddresses)
+	}
+	a.mu.Lock()
+	if a.hint == nil {
+		a.hint = map[string]netip.Addr{}
+	}
+	a.hint[n.ID] = addr.Next()
+	a.mu.Unlock()
+	return addr, nil
+}
+
+// pool returns the first and last address that ports may have: neither the network's own nor the broadcast address.
+func (n Network) pool() (first, last netip.Addr) {
+	return n.CIDR.Masked().Addr().Next(), broadcast(n.CIDR).Prev()
+}
+
+func broadcast(p netip.Prefix) netip.Addr {
+	b := p.Masked().Addr().As4()
+	for bit := p.Bits(); bit < 32; bit++ {
+		b[bit/8] |= 0x80 >> (bit % 8)
+	}
+	return netip.AddrFrom4(b)
+}
+
+func prefixOf(addr netip.Addr, subnet netip.Prefix) netip.Prefix {
+	if !addr.IsValid() {
+		return netip.Prefix{}
+	}
+	return netip.PrefixFrom(addr, subnet.Bits())
+}
+
+// randomMAC returns a locally administered unicast address (IEEE 802-2014 §8.4) in the range that virtual machines of QEMU
+// use by habit.
+func randomMAC() string {
+	mac := net.HardwareAddr{0x52, 0x54, 0, 0, 0, 0}
+	_, _ = rand.Read(mac[3:]) // never fails (crypto/rand)
+	return mac.String()
+}

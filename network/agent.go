@@ -1,0 +1,173 @@
+package network
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/dewpoint-cloud/dewpoint/state"
+)
+
+// AgentConfig is what an [Agent] is made of.
+type AgentConfig struct {
+	Store   *state.Store  // required
+	HostID  string        // required: the node's id
+	Manager Manager       // required: the node's data path
+	DHCP    DHCPServer    // nil: this node answers no DHCP
+	Repair  time.Duration // how often to look for drift; 0: 5 s
+	Logger  *slog.Logger  // nil: silent
+}
+
+// Agent keeps the data path of one node as the records say. Its methods are safe for concurrent use.
+type Agent struct {
+	cfg AgentConfig
+
+	// mu makes one of "look at the records, then change the node", so that a stale plan can't bring back a tap
+	// that is gone.
+	mu sync.Mutex
+}
+
+// NewAgent checks the configuration. It starts nothing.
+func NewAgent(cfg AgentConfig) (*Agent, error) {
+	switch {
+	case cfg.Store == nil:
+		return nil, fmt.Errorf("network: AgentConfig.Store is required: %w", errdefs.ErrInvalidArgument)
+	case cfg.HostID == "":
+		return nil, fmt.Errorf("network: AgentConfig.HostID is required: %w", errdefs.ErrInvalidArgument)
+	case cfg.Manager == nil:
+		return nil, fmt.Errorf("network: AgentConfig.Manager is required: %w", errdefs.ErrInvalidArgument)
+	case cfg.Repair < 0:
+		return nil, fmt.Errorf("network: AgentConfig.Repair is %v, must be at least 0: %w", cfg.Repair, errdefs.ErrInvalidArgument)
+	}
+	if cfg.Repair == 0 {
+		cfg.Repair = 5 * time.Second
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Agent{cfg: cfg}, nil
+}
+
+// Run makes the node as the records say, then answers DHCP and repairs what drifts until ctx ends.
+func (a *Agent) Run(ctx context.Context) error {
+	var dhcp sync.WaitGroup
+	defer dhcp.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	if a.cfg.DHCP != nil {
+		dhcp.Go(func() {
+			if err := a.cfg.DHCP.Run(ctx); err != nil && ctx.Err() == nil {
+				a.cfg.Logger.Error("network: DHCP server ended", "error", err)
+			}
+		})
+	}
+	ticker := time.NewTicker(a.cfg.Repair)
+	defer ticker.Stop()
+	for start := true; ; start = false {
+		changes, err := a.Sync(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			a.cfg.Logger.Error("network: the data path can't be made as it should be", "error", err)
+		}
+		for _, change := range changes {
+			if start {
+				a.cfg.Logger.Info("network: at start", "change", change)
+			} else {
+				a.cfg.Logger.Warn("network: drift repaired", "change", change)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// Sync makes the whole node as the records say, and returns what it had to change.
+func (a *Agent) Sync(ctx context.Context) ([]string, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var d Desired
+	if err := a.cfg.Store.View(func(v *state.View) error { d = Plan(v, a.cfg.HostID); return nil }); err != nil {
+		return nil, err
+	}
+	report, err := a.cfg.Manager.Apply(ctx, d)
+	if err == nil && a.cfg.DHCP != nil {
+		err = a.cfg.DHCP.Apply(ctx, d)
+	}
+	return report.Changes, err
+}
+
+// Plug makes the port's tap, with its filter and its DHCP answer in force, and returns the tap's name. A port whose
+// record is not plugged to this node is FailedPrecondition. Repeating it does no harm.
+func (a *Agent) Plug(ctx context.Context, portID string) (tap string, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var b Bridge
+	var t Tap
+	err = a.cfg.Store.View(func(v *state.View) error {
+		p, err := Ports.Get(v, portID)
+		if err != nil {
+			return err
+		}
+		if !p.Plugged || p.HostID != a.cfg.HostID {
+			return fmt.Errorf("port %q is not plugged to node %s: %w", portID, a.cfg.HostID, errdefs.ErrFailedPrecondition)
+		}
+		n, err := Networks.Get(v, p.NetworkID)
+		b, t = n.bridge(), p.tap(n)
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	if err := a.cfg.Manager.Plug(ctx, b, t); err != nil {
+		return "", fmt.Errorf("port %s: %w", portID, err)
+	}
+	if a.cfg.DHCP != nil {
+		if err := a.cfg.DHCP.Plug(ctx, b, t); err != nil {
+			return "", fmt.Errorf("port %s: %w", portID, err)
+		}
+	}
+	return t.Name, nil
+}
+
+// Unplug removes the tap of a port whose record is no longer plugged; one that is, is FailedPrecondition. A tap that
+// does not exist is success.
+func (a *Agent) Unplug(ctx context.Context, portID string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var tap string
+	err := a.cfg.Store.View(func(v *state.View) error {
+		p, err := Ports.Get(v, portID)
+		if err != nil {
+			return err
+		}
+		if p.Plugged && p.HostID == a.cfg.HostID {
+			return fmt.Errorf("port %q is plugged to this node: %w", portID, errdefs.ErrFailedPrecondition)
+		}
+		tap = p.TapName()
+		return nil
+	})
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if a.cfg.DHCP != nil {
+		if err := a.cfg.DHCP.Unplug(ctx, tap); err != nil {
+			return fmt.Errorf("port %s: %w", portID, err)
+		}
+	}
+	if err := a.cfg.Manager.Unplug(ctx, tap); err != nil {
+		return fmt.Errorf("port %s: %w", portID, err)
+	}
+	return nil
+}

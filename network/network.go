@@ -1,0 +1,111 @@
+package network
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/dewpoint-cloud/dewpoint/state"
+)
+
+// Mode is how a network gives addresses to its ports and carries their traffic. Networks of different modes live side by
+// side in one cloud.
+type Mode string
+
+// FlatDHCP is one bridge on every node that has a port of the network, joined by an optional physical interface;
+// fixed IPs are handed out by DHCP.
+const FlatDHCP Mode = "flat-dhcp"
+
+// Network is a subnet that ports get fixed IPs from.
+type Network struct {
+	ID        string
+	Name      string // unique
+	Mode      Mode
+	ProjectID string // "": shared by all projects
+
+	CIDR    netip.Prefix // IPv4, /8 to /29
+	Gateway netip.Addr   // the node's own address on the bridge; by default the first of CIDR
+	Router  netip.Addr   // what guests route through; by default the gateway
+	DNS     []netip.Addr
+	Domain  string        // by default "novalocal"
+	Lease   time.Duration // DHCP lease; by default 24 h
+	Routes  []Route
+
+	Bridge string // by default "br100"
+	Uplink string // physical interface that joins the bridges of the nodes; "": none
+	MTU    int    // by default 1500
+
+	Created time.Time
+}
+
+// Clone returns a copy that shares nothing.
+func (n Network) Clone() Network {
+	n.DNS = append([]netip.Addr(nil), n.DNS...)
+	n.Routes = append([]Route(nil), n.Routes...)
+	return n
+}
+
+// FixedIP is an address of a network that belongs to a port. There is one record for each address in use.
+type FixedIP struct {
+	NetworkID string
+	Addr      netip.Addr
+	PortID    string
+	Since     time.Time
+}
+
+// Port is a network card of an instance: a MAC address and its fixed IPs on one network.
+type Port struct {
+	ID         string
+	NetworkID  string
+	ProjectID  string
+	InstanceID string
+	HostID     string // the node that the instance is on
+	MAC        string // in the form 02:00:5e:00:53:01; unique in the cloud
+	Addrs      []netip.Addr
+	Hostname   string
+
+	// Plugged says that the node is to have the port's tap: it is set before the tap is made, and cleared before it
+	// is removed.
+	Plugged bool
+}
+
+// Clone returns a copy that shares nothing.
+func (p Port) Clone() Port {
+	p.Addrs = append([]netip.Addr(nil), p.Addrs...)
+	return p
+}
+
+// TapName returns the name of the port's tap device on its node.
+func (p Port) TapName() string { return "dp" + p.ID[:8] + p.ID[9:13] }
+
+// HardwareAddr returns the MAC address in binary form.
+func (p Port) HardwareAddr() net.HardwareAddr {
+	mac, _ := net.ParseMAC(p.MAC) // checked when the record was made
+	return mac
+}
+
+func fixedIPKey(networkID string, addr netip.Addr) string { return networkID + "/" + addr.String() }
+
+// The tables of this package.
+var (
+	Networks = state.NewTable("network", func(n Network) string { return n.ID },
+		state.Unique("name", func(n Network) []string { return []string{n.Name} }),
+		state.Index("bridge", func(n Network) []string { return []string{n.Bridge} }))
+	FixedIPs = state.NewTable("fixed-ip", func(f FixedIP) string { return fixedIPKey(f.NetworkID, f.Addr) },
+		state.Index("network", func(f FixedIP) []string { return []string{f.NetworkID} }))
+	Ports = state.NewTable("port", func(p Port) string { return p.ID },
+		state.Unique("mac", func(p Port) []string { return []string{p.MAC} }),
+		state.Index("tap", func(p Port) []string { return []string{p.TapName()} }),
+		state.Index("instance", func(p Port) []string { return []string{p.InstanceID} }),
+		state.Index("network", func(p Port) []string { return []string{p.NetworkID} }),
+		state.Index("host", func(p Port) []string { return []string{p.HostID} }))
+)
+
+// Schema returns what a store needs for this package.
+func Schema() []state.Schema { return []state.Schema{Networks, FixedIPs, Ports} }
+
+// ErrNoMoreAddresses is a network whose fixed IPs are all taken.
+var ErrNoMoreAddresses = fmt.Errorf("no more fixed IPs: %w", errdefs.ErrResourceExhausted)

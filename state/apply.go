@@ -1,0 +1,200 @@
+package state
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	memdb "github.com/hashicorp/go-memdb"
+)
+
+// change is one record's change within a revision.
+type change struct {
+	table, key string
+	old, new   *entry
+}
+
+// follow applies what the log yields until the store is closed. It answers loaded once, when the first snapshot is in or
+// can't be had. A follow that ends with an error is begun again where it stopped, with back-off, unless the log is closed.
+func (s *Store) follow(loaded chan<- error) {
+	answered := false
+	wait := 10 * time.Millisecond
+	for {
+		var err error
+		for b, ferr := range s.log.Follow(s.ctx, s.Revision()) {
+			if ferr == nil {
+				ferr = s.apply(b)
+			}
+			if err = ferr; err != nil {
+				break
+			}
+			wait = 10 * time.Millisecond
+			if !answered {
+				answered = true
+				loaded <- nil
+			}
+		}
+		switch {
+		case s.ctx.Err() != nil:
+			s.advance(0, ErrClosed)
+			if !answered {
+				loaded <- ErrClosed
+			}
+			return
+		case !answered:
+			if err == nil {
+				err = ErrClosed
+			}
+			s.advance(0, err)
+			loaded <- err
+			return
+		}
+		s.logger.Warn("state: following the log was interrupted", "error", err, "again in", wait)
+		select {
+		case <-time.After(wait):
+		case <-s.ctx.Done():
+		}
+		wait = min(2*wait, 5*time.Second)
+	}
+}
+
+// apply is the one way into the tables.
+func (s *Store) apply(b Batch) error {
+	if b.Rev <= s.Revision() && !b.Snapshot {
+		return nil
+	}
+	rows := s.db.Txn(true)
+	defer rows.Abort()
+	var list []change
+	if b.Snapshot {
+		gone, err := s.missing(rows, b)
+		if err != nil {
+			return err
+		}
+		for _, key := range gone {
+			b.Ops = append(b.Ops, Op{Key: key, Delete: true})
+		}
+	}
+	// Records first: they change the amounts of the sums whose keys come after them.
+	for _, records := range []bool{true, false} {
+		for _, op := range b.Ops {
+			if strings.HasPrefix(op.Key, "r/") != records {
+				continue
+			}
+			if op.Rev == 0 {
+				op.Rev = b.Rev
+			}
+			ch, err := s.applyOp(rows, op)
+			if err != nil {
+				return fmt.Errorf("state: revision %d, key %q: %w", b.Rev, op.Key, err)
+			}
+			if ch != nil {
+				list = append(list, *ch)
+			}
+		}
+	}
+	if err := rows.Insert(metaRows, &entry{key: "revision", rev: b.Rev}); err != nil {
+		return err
+	}
+	rows.Commit()
+	if b.Snapshot && s.Revision() == 0 {
+		s.feed.Reset(uint64(b.Rev)) // the state that watchers begin with, not a change
+	} else {
+		s.feed.Append(uint64(b.Rev), Changes{Rev: b.Rev, list: list})
+	}
+	s.advance(b.Rev, nil)
+	return nil
+}
+
+// applyOp applies one operation; it returns the change if it is one of a record.
+func (s *Store) applyOp(rows *memdb.Txn, op Op) (*change, error) {
+	kind, name, key := splitKey(op.Key)
+	switch kind {
+	case "u":
+		return nil, s.setRow(rows, uniqueRows, op, string(op.Value))
+	case "s":
+		// The amount was changed with the records; here is its revision.
+		old := first(rows, sumRows, op.Key)
+		return nil, s.setRow(rows, sumRows, op, oldValue(old))
+	case "r":
+	default:
+		return nil, fmt.Errorf("not a key of this version of the store")
+	}
+	t := s.schema.tables[name]
+	if t == nil {
+		s.logger.Debug("state: a record of a table that this program does not use", "table", name, "key", key)
+		return nil, nil
+	}
+	old := first(rows, name, key)
+	if op.Delete {
+		if old == nil {
+			return nil, nil
+		}
+		if err := rows.Delete(name, old); err != nil {
+			return nil, err
+		}
+		return &change{name, key, old, nil}, s.applySums(rows, t, old.val, nil)
+	}
+	if old != nil && old.rev == op.Rev {
+		return nil, nil // a snapshot of what is known
+	}
+	val, err := t.decode(op.Value)
+	if err != nil {
+		return nil, err
+	}
+	row := &entry{key, op.Rev, val}
+	if err := rows.Insert(name, row); err != nil {
+		return nil, err
+	}
+	return &change{name, key, old, row}, s.applySums(rows, t, oldValue(old), val)
+}
+
+// setRow sets or deletes the row of a unique value or a sum.
+func (s *Store) setRow(rows *memdb.Txn, table string, op Op, val any) error {
+	if !op.Delete {
+		return rows.Insert(table, &entry{op.Key, op.Rev, val})
+	}
+	if old := first(rows, table, op.Key); old != nil {
+		return rows.Delete(table, old)
+	}
+	return nil
+}
+
+// applySums keeps the amounts; the revisions of the rows come with the operations on the sums' own keys.
+func (s *Store) applySums(rows *memdb.Txn, t table, old, val any) error {
+	return changeSums(s.schema, t, old, val, func(sm sum, group string, plus, minus any) error {
+		key := sumKey(sm.sumName(), group)
+		e := first(rows, sumRows, key)
+		total := sm.add(oldValue(e), plus, minus)
+		rev := Revision(0)
+		if e != nil {
+			rev = e.rev
+		}
+		if total == nil && e == nil {
+			return nil
+		}
+		return rows.Insert(sumRows, &entry{key, rev, total})
+	})
+}
+
+// missing returns the keys that the tables have and a snapshot has not.
+func (s *Store) missing(rows *memdb.Txn, b Batch) ([]string, error) {
+	has := make(map[string]struct{}, len(b.Ops))
+	for _, op := range b.Ops {
+		has[op.Key] = struct{}{}
+	}
+	var gone []string
+	look := func(table string, logKey func(*entry) string) {
+		for e := range each(rows, table, "", "") {
+			if _, ok := has[logKey(e)]; !ok {
+				gone = append(gone, logKey(e))
+			}
+		}
+	}
+	for name := range s.schema.tables {
+		look(name, func(e *entry) string { return recordKey(name, e.key) })
+	}
+	look(uniqueRows, func(e *entry) string { return e.key })
+	look(sumRows, func(e *entry) string { return e.key })
+	return gone, nil
+}

@@ -1,0 +1,290 @@
+package state
+
+import (
+	"fmt"
+	"iter"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	memdb "github.com/hashicorp/go-memdb"
+)
+
+// Reader is what records are read from: a [View], a [Tx], or [Tx.Unguarded].
+type Reader interface {
+	get(table, key string) *entry
+	each(table, index, value string) iter.Seq[*entry]
+	from(table, key string) iter.Seq[*entry]
+	sum(name, group string) *entry
+}
+
+// View is the state at one revision. It may be used by several goroutines, and stays what it is while the store
+// goes on; keeping it keeps the memory of what has changed since.
+type View struct{ rows *memdb.Txn }
+
+// Revision returns the revision of the view.
+func (v *View) Revision() Revision {
+	if e := first(v.rows, metaRows, "revision"); e != nil {
+		return e.rev
+	}
+	return 0
+}
+
+func (v *View) get(table, key string) *entry { return first(v.rows, table, key) }
+
+func (v *View) each(table, index, value string) iter.Seq[*entry] {
+	return each(v.rows, table, index, value)
+}
+
+func (v *View) from(table, key string) iter.Seq[*entry] { return from(v.rows, table, key) }
+
+func (v *View) sum(name, group string) *entry { return first(v.rows, sumRows, sumKey(name, group)) }
+
+// Tx is the state within an Update: what it changes, it sees. It belongs to the goroutine that runs the function and
+// ends with it.
+type Tx struct {
+	schema *schema
+	rows   *memdb.Txn
+	guards map[string]Revision
+	ops    map[string]Op
+
+	earlier map[string]Op // what earlier updates of the same group changed
+}
+
+// Unguarded returns a reader of the same data whose reads don't count as a reason for what the Update does: a
+// change of them by another writer doesn't make it run again.
+func (tx *Tx) Unguarded() Reader { return &View{tx.rows} }
+
+func (tx *Tx) get(table, key string) *entry {
+	e := first(tx.rows, table, key)
+	tx.guard(recordKey(table, key), e)
+	return e
+}
+
+func (tx *Tx) each(table, index, value string) iter.Seq[*entry] {
+	return tx.guarded(table, each(tx.rows, table, index, value))
+}
+
+func (tx *Tx) from(table, key string) iter.Seq[*entry] {
+	return tx.guarded(table, from(tx.rows, table, key))
+}
+
+func (tx *Tx) guarded(table string, entries iter.Seq[*entry]) iter.Seq[*entry] {
+	return func(yield func(*entry) bool) {
+		for e := range entries {
+			tx.guard(recordKey(table, e.key), e)
+			if !yield(e) {
+				return
+			}
+		}
+	}
+}
+
+func (tx *Tx) sum(name, group string) *entry {
+	key := sumKey(name, group)
+	e := first(tx.rows, sumRows, key)
+	tx.guard(key, e)
+	return e
+}
+
+// guard notes the revision that a decision rests on. What this group of updates wrote itself needs no guard: the guard of
+// its first write stands for it.
+func (tx *Tx) guard(key string, e *entry) {
+	if _, mine := tx.ops[key]; mine {
+		return
+	}
+	if _, theirs := tx.earlier[key]; theirs {
+		return
+	}
+	if _, noted := tx.guards[key]; noted || (e != nil && e.rev == pending) {
+		return
+	}
+	rev := Revision(0)
+	if e != nil {
+		rev = e.rev
+	}
+	tx.guards[key] = rev
+}
+
+func (tx *Tx) put(t table, key string, val any) error {
+	if err := checkKey(t.tableName()+" key", key); err != nil {
+		return err
+	}
+	old := tx.get(t.tableName(), key)
+	if err := tx.claim(t, key, old, val); err != nil {
+		return err
+	}
+	b, err := t.encode(val)
+	if err != nil {
+		return fmt.Errorf("%s %q: %w: %w", t.tableName(), key, err, errdefs.ErrInvalidArgument)
+	}
+	if err := tx.rows.Insert(t.tableName(), &entry{key, pending, val}); err != nil {
+		return fmt.Errorf("%s %q: %w", t.tableName(), key, err)
+	}
+	tx.ops[recordKey(t.tableName(), key)] = Op{Key: recordKey(t.tableName(), key), Value: b}
+	return tx.addUp(t, old, val)
+}
+
+func (tx *Tx) remove(t table, key string) error {
+	old := tx.get(t.tableName(), key)
+	if err := tx.claim(t, key, old, nil); err != nil {
+		return err
+	}
+	if err := tx.rows.Delete(t.tableName(), old); err != nil {
+		return fmt.Errorf("%s %q: %w", t.tableName(), key, err)
+	}
+	tx.ops[recordKey(t.tableName(), key)] = Op{Key: recordKey(t.tableName(), key), Delete: true}
+	return tx.addUp(t, old, nil)
+}
+
+// claim takes the unique values that val has and old had not, and gives up those that only old had.
+func (tx *Tx) claim(t table, key string, old *entry, val any) error {
+	var before, after map[string]string
+	if old != nil {
+		before = t.uniques(old.val)
+	}
+	if val != nil {
+		after = t.uniques(val)
+	}
+	for logKey, words := range after {
+		if _, kept := before[logKey]; kept {
+			continue
+		}
+		if err := checkKey(t.tableName()+" "+words, logKey); err != nil {
+			return err
+		}
+		owner := first(tx.rows, uniqueRows, logKey)
+		tx.guard(logKey, owner)
+		if owner != nil {
+			return fmt.Errorf("%s with %s: %w", t.tableName(), words, errdefs.ErrAlreadyExists)
+		}
+	}
+	for logKey := range before {
+		if _, kept := after[logKey]; kept {
+			continue
+		}
+		if owner := first(tx.rows, uniqueRows, logKey); owner != nil {
+			tx.guard(logKey, owner)
+			if err := tx.rows.Delete(uniqueRows, owner); err != nil {
+				return err
+			}
+		}
+		tx.ops[logKey] = Op{Key: logKey, Delete: true}
+	}
+	for logKey := range after {
+		if _, kept := before[logKey]; kept {
+			continue
+		}
+		if err := tx.rows.Insert(uniqueRows, &entry{logKey, pending, key}); err != nil {
+			return err
+		}
+		tx.ops[logKey] = Op{Key: logKey, Value: []byte(key)}
+	}
+	return nil
+}
+
+// addUp brings the sums over t up to date with a change from old to val.
+func (tx *Tx) addUp(t table, old *entry, val any) error {
+	return changeSums(tx.schema, t, oldValue(old), val, func(s sum, group string, plus, minus any) error {
+		key := sumKey(s.sumName(), group)
+		e := first(tx.rows, sumRows, key)
+		tx.guard(key, e)
+		total := s.add(oldValue(e), plus, minus)
+		if total == nil {
+			tx.ops[key] = Op{Key: key, Delete: true}
+			if e == nil {
+				return nil
+			}
+			return tx.rows.Delete(sumRows, e)
+		}
+		b, err := s.encode(total)
+		if err != nil {
+			return err
+		}
+		tx.ops[key] = Op{Key: key, Value: b}
+		return tx.rows.Insert(sumRows, &entry{key, pending, total})
+	})
+}
+
+// changeSums calls change for every group of every sum that a record's change from old to val touches.
+func changeSums(sc *schema, t table, old, val any, change func(s sum, group string, plus, minus any) error) error {
+	for _, s := range sc.sums[t.tableName()] {
+		var from, to string
+		var minus, plus any
+		if old != nil {
+			from, minus = s.amount(old)
+		}
+		if val != nil {
+			to, plus = s.amount(val)
+		}
+		if from == to && minus == plus {
+			continue
+		}
+		if from == to && minus != nil && plus != nil {
+			if err := change(s, to, plus, minus); err != nil {
+				return err
+			}
+			continue
+		}
+		if minus != nil {
+			if err := change(s, from, nil, minus); err != nil {
+				return err
+			}
+		}
+		if plus != nil {
+			if err := change(s, to, plus, nil); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func oldValue(e *entry) any {
+	if e == nil {
+		return nil
+	}
+	return e.val
+}
+
+func checkKey(what, key string) error {
+	if key == "" || len(key) > MaxKey || strings.ContainsRune(key, 0) {
+		return fmt.Errorf("%s: must have 1 to %d bytes, none of them zero, but has %d: %w", what, MaxKey, len(key), errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+func first(rows *memdb.Txn, table, key string) *entry {
+	obj, err := rows.First(table, "id", key)
+	if err != nil {
+		panic(fmt.Sprintf("state: %v: the store was opened without this table", err))
+	}
+	if obj == nil {
+		return nil
+	}
+	return obj.(*entry)
+}
+
+func each(rows *memdb.Txn, table, index, value string) iter.Seq[*entry] {
+	if index == "" {
+		return from(rows, table, "")
+	}
+	return results(func() (memdb.ResultIterator, error) { return rows.Get(table, index, value) })
+}
+
+func from(rows *memdb.Txn, table, key string) iter.Seq[*entry] {
+	return results(func() (memdb.ResultIterator, error) { return rows.LowerBound(table, "id", key) })
+}
+
+func results(find func() (memdb.ResultIterator, error)) iter.Seq[*entry] {
+	return func(yield func(*entry) bool) {
+		found, err := find()
+		if err != nil {
+			panic(fmt.Sprintf("state: %v: the store was opened without this table", err))
+		}
+		for obj := found.Next(); obj != nil; obj = found.Next() {
+			if !yield(obj.(*entry)) {
+				return
+			}
+		}
+	}
+}
