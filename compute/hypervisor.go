@@ -24,41 +24,48 @@ import (
 // and all it knows is what the hypervisor tells it. Disks, taps and the directories of console logs exist before
 // Create and outlive Destroy; their owner is the agent.
 //
+// A machine that crashed is shut off in all respects; only [Domain.Power] and the event tell the difference.
+//
 // # Rules for all methods
 //
 // All methods are safe for concurrent use; the agent never makes two calls for one machine at once, but may make calls
 // for many machines. Every method returns soon after its context ends, with the context's error unwrapped; the work may
 // then have happened or not, and repeating the call settles it. Errors are of a class of containerd/errdefs: an unknown
 // id is NotFound (unless the method says otherwise), a machine in the wrong state FailedPrecondition, a bad Machine InvalidArgument, a
-// hypervisor that can't be reached Unavailable. Drivers don't retry, except to reconnect; the agent does.
+// hypervisor that can't be reached Unavailable. Drivers don't retry, except to reconnect; the agent does. A domain that
+// this library did not make is unknown to all methods but Create, Destroy, List and Events: the others say NotFound.
 type Hypervisor interface {
 	// Describe tells what the host has and what runs it. The figures are physical; what the scheduler may promise
 	// of them is not the driver's business.
 	Describe(ctx context.Context) (HostInfo, error)
 
-	// Create makes the domain and starts it, and returns when it runs. It is idempotent: if a domain with m's id
-	// and epoch runs already, it returns nil; if that domain exists but is shut off (an earlier Create was cut short), it
-	// starts it. A domain with the same id and another epoch is AlreadyExists and is not touched. A Create that
-	// fails may leave a domain that is shut off, never one that runs with other parts than m's.
+	// Create makes the domain and starts it, and returns when it runs. What [Machine.Validate] refuses is
+	// InvalidArgument. Create is idempotent: if a domain with m's id and epoch runs already, it returns nil; if that
+	// domain is paused, it resumes; if it is shut off (an earlier Create was cut short), it gets m's parts and starts. A
+	// domain with the same id and another epoch, or one that this library did not make, is AlreadyExists and is not
+	// touched. A Create that fails may leave a domain that is shut off, never one that runs with other parts than m's.
 	Create(ctx context.Context, m Machine) error
 
 	// Destroy ends the machine at once and forgets its domain. An unknown id is success. A domain whose epoch is
 	// not epoch is FailedPrecondition and is not touched: it belongs to another attempt than the caller's. A domain
-	// that this library did not make is never touched, whatever its id.
+	// that this library did not make is never touched, whatever its id: FailedPrecondition.
 	Destroy(ctx context.Context, id string, epoch uint64) error
 
-	// Start starts a domain that is shut off. One that runs already is success.
+	// Start starts a domain that is shut off. One that runs already is success; one that is paused is
+	// FailedPrecondition.
 	Start(ctx context.Context, id string) error
 
 	// Stop asks the guest to power off and waits for it up to grace, then takes the power away. With grace 0 it
-	// takes the power away at once. The domain is kept, shut off. One that is shut off already is success.
+	// takes the power away at once; so it does when the machine is paused, for its guest can't answer. The domain is
+	// kept, shut off. One that is shut off already is success.
 	Stop(ctx context.Context, id string, grace time.Duration) error
 
 	// Reboot restarts a running machine: soft asks the guest and returns at once, hard resets the processor as a
-	// reset button does. A domain that does not run is FailedPrecondition.
+	// reset button does. A domain that does not run, or is paused, is FailedPrecondition.
 	Reboot(ctx context.Context, id string, hard bool) error
 
-	// Pause halts the processors of a running machine. One that is paused already is success.
+	// Pause halts the processors of a running machine. One that is paused already is success; one that is shut off
+	// is FailedPrecondition.
 	Pause(ctx context.Context, id string) error
 
 	// Resume lets a paused machine go on. One that runs already is success; one that is shut off is
@@ -69,18 +76,22 @@ type Hypervisor interface {
 	// in no order.
 	List(ctx context.Context) ([]Domain, error)
 
-	// Events yields a change of power state soon after it happened. After every (re)connection to the hypervisor,
+	// Events yields a change of power state soon after it happened, of every domain of the hypervisor; the last one
+	// of a domain that is destroyed is [PowerShutoff]. After every (re)connection to the hypervisor,
 	// the first one included, it first yields one event with Resync set, because changes may have been missed:
 	// the consumer then calls List. It ends when ctx ends, and without an error then; it reconnects by itself, with
-	// back-off, and never ends otherwise. A consumer that is slow delays events but no other call.
+	// back-off, and never ends otherwise. A consumer that is slow delays events but no other call; one that is far
+	// behind may get a Resync in place of what it missed.
 	Events(ctx context.Context) iter.Seq[PowerEvent]
 
 	// Console returns the last max bytes that the machine wrote to its first serial port, across restarts of the
-	// domain and of this process, and nothing (not an error) if it has written nothing yet.
+	// domain and of this process, and nothing (not an error) if it has written nothing yet. A max below 1 is
+	// InvalidArgument.
 	Console(ctx context.Context, id string, max int) ([]byte, error)
 }
 
 // Machine is everything a hypervisor needs to make one virtual machine.
+// [Machine.Validate] checks it.
 type Machine struct {
 	ID        string // a UUID in its 36-character form
 	Epoch     uint64 // which attempt at this machine; kept in the domain
@@ -94,7 +105,7 @@ type Machine struct {
 	Disks []Disk
 	NICs  []NIC
 
-	ConsoleLog string // file that the first serial port is appended to; its directory exists
+	ConsoleLog string // file that the first serial port is appended to; its directory exists; empty: nowhere
 }
 
 // Disk is a file on the host that the machine sees as a disk.

@@ -1,0 +1,121 @@
+package compute
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/containerd/errdefs"
+)
+
+// The limits of a [Machine]. What a host can really bear is less, and its hypervisor says so.
+const (
+	MaxVCPUs     = 1024
+	MaxMemoryMiB = 64 << 20 // 64 TiB
+	MaxDisks     = 26
+	MaxNICs      = 26
+	MaxName      = 255  // bytes
+	MaxSerial    = 20   // characters: what a virtio disk can show (VIRTIO_BLK_ID_BYTES, virtio 1.2 §5.2.6)
+	MaxCmdline   = 2047 // bytes: the kernel's COMMAND_LINE_SIZE on x86, less its end
+)
+
+// Validate checks all that can be known of m without the host. An error is InvalidArgument and names the field and the
+// limit. Drivers call it first thing in Create, so that all of them refuse the same machines.
+func (m Machine) Validate() error {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("machine: "+format+": %w", append(args, errdefs.ErrInvalidArgument)...)
+	}
+	switch {
+	case !isUUID(m.ID):
+		return bad("ID %q is not a UUID in its 36-character lower-case form", m.ID)
+	case len(m.Name) > MaxName:
+		return bad("Name is %d bytes long, at most %d are allowed", len(m.Name), MaxName)
+	case !plain(m.Name):
+		return bad("Name has control characters or is not UTF-8")
+	case m.VCPUs < 1 || m.VCPUs > MaxVCPUs:
+		return bad("VCPUs is %d, must be 1 to %d", m.VCPUs, MaxVCPUs)
+	case m.MemoryMiB < 1 || m.MemoryMiB > MaxMemoryMiB:
+		return bad("MemoryMiB is %d, must be 1 to %d", m.MemoryMiB, MaxMemoryMiB)
+	case m.Kernel == "" && m.Ramdisk != "":
+		return bad("Ramdisk needs a Kernel")
+	case m.Kernel == "" && m.Cmdline != "":
+		return bad("Cmdline needs a Kernel")
+	case m.Kernel == "" && len(m.Disks) == 0:
+		return bad("there is nothing to boot from: neither Kernel nor Disks")
+	case m.Kernel != "" && !isPath(m.Kernel):
+		return bad("Kernel %q is not an absolute path", m.Kernel)
+	case m.Ramdisk != "" && !isPath(m.Ramdisk):
+		return bad("Ramdisk %q is not an absolute path", m.Ramdisk)
+	case len(m.Cmdline) > MaxCmdline:
+		return bad("Cmdline is %d bytes long, at most %d are allowed", len(m.Cmdline), MaxCmdline)
+	case !plain(m.Cmdline):
+		return bad("Cmdline has control characters or is not UTF-8")
+	case m.ConsoleLog != "" && !isPath(m.ConsoleLog):
+		return bad("ConsoleLog %q is not an absolute path", m.ConsoleLog)
+	case len(m.Disks) > MaxDisks:
+		return bad("there are %d Disks, at most %d are allowed", len(m.Disks), MaxDisks)
+	case len(m.NICs) > MaxNICs:
+		return bad("there are %d NICs, at most %d are allowed", len(m.NICs), MaxNICs)
+	}
+	for i, d := range m.Disks {
+		switch {
+		case !isPath(d.Path):
+			return bad("Disks[%d].Path %q is not an absolute path", i, d.Path)
+		case d.Format != "raw" && d.Format != "qcow2":
+			return bad("Disks[%d].Format is %q, must be \"raw\" or \"qcow2\"", i, d.Format)
+		case len(d.Serial) > MaxSerial:
+			return bad("Disks[%d].Serial is %d characters long, at most %d are allowed", i, len(d.Serial), MaxSerial)
+		case !isSerial(d.Serial):
+			return bad("Disks[%d].Serial %q has other characters than letters, digits and _.+-", i, d.Serial)
+		}
+	}
+	for i, n := range m.NICs {
+		switch {
+		case !isInterface(n.Tap):
+			return bad("NICs[%d].Tap %q is not the name of an interface (1 to 15 characters, no space, '/' or ':')", i, n.Tap)
+		case len(n.MAC) != 6 || n.MAC[0]&1 != 0 || n.MAC.String() == "00:00:00:00:00:00":
+			return bad("NICs[%d].MAC %q is not the address of one Ethernet card", i, n.MAC)
+		case n.MTU != 0 && (n.MTU < 68 || n.MTU > 65535):
+			return bad("NICs[%d].MTU is %d, must be 68 to 65535, or 0 for 1500", i, n.MTU)
+		}
+	}
+	return nil
+}
+
+func isUUID(s string) bool {
+	if len(s) != 36 {
+		return false
+	}
+	for i, c := range []byte(s) {
+		if i == 8 || i == 13 || i == 18 || i == 23 {
+			if c != '-' {
+				return false
+			}
+		} else if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
+// plain tells whether s can be written into XML and shown to people.
+func plain(s string) bool {
+	return utf8.ValidString(s) && strings.IndexFunc(s, func(r rune) bool {
+		return unicode.IsControl(r) || r == utf8.RuneError || r == '\uFFFE' || r == '\uFFFF'
+	}) < 0
+}
+
+func isPath(s string) bool { return filepath.IsAbs(s) && plain(s) }
+
+func isSerial(s string) bool {
+	return strings.IndexFunc(s, func(r rune) bool {
+		return (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') && !strings.ContainsRune("_.+-", r)
+	}) < 0
+}
+
+// isInterface follows the kernel's dev_valid_name.
+func isInterface(s string) bool {
+	return len(s) >= 1 && len(s) <= 15 && s != "." && s != ".." && plain(s) && !strings.ContainsAny(s, "/: ")
+}
