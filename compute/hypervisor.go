@@ -136,7 +136,7 @@ type HostInfo struct {
 // Domain is a machine as the hypervisor sees it.
 type Domain struct {
 	ID    string
-	Name  string
+	Name  string // what the hypervisor calls it
 	Epoch uint64 // 0 unless Ours
 	Ours  bool   // this library made it
 	Power PowerState

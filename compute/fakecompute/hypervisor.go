@@ -83,6 +83,9 @@ func (h *Hypervisor) Create(ctx context.Context, m compute.Machine) error {
 		for i := range m.NICs {
 			m.NICs[i].MAC = slices.Clone(m.NICs[i].MAC)
 		}
+		if d.machine.ConsoleLog != m.ConsoleLog {
+			d.console = nil // it is another file
+		}
 		d.ours, d.name, d.machine = true, m.Name, m
 		h.host.boot(d)
 		return nil
