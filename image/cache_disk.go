@@ -176,28 +176,3 @@ func (c *Cache) syncInstance(instanceID string) error {
 	}
 	return syncDir(c.root, instancesDir)
 }
-
-// BootFile makes the content of img, a kernel or a ramdisk, a file of the instance and returns its absolute path.
-// The file is shared with other instances and read-only. It is idempotent, with the errors of [Cache.Disk].
-func (c *Cache) BootFile(ctx context.Context, instanceID string, img Image) (string, error) {
-	if err := checkName("id of an instance", instanceID); err != nil {
-		return "", err
-	}
-	if err := checkUsable(img); err != nil {
-		return "", err
-	}
-	if img.Format.Disk() {
-		return "", fmt.Errorf("image %s is a %s image, must be a kernel (aki) or a ramdisk (ari): %w", img.ID, img.Format,
-			errdefs.ErrInvalidArgument)
-	}
-	unlock, err := c.busy.lock(ctx, instanceID)
-	if err != nil {
-		return "", err
-	}
-	defer unlock()
-	own, _, err := c.adopt(ctx, instanceID, img)
-	if err != nil {
-		return "", err
-	}
-	return c.abs(own), c.syncInstance(instanceID)
-}

@@ -7,8 +7,9 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
-	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Release removes the disk and all files of an instance, which must not run any more, at once and for good. An unknown
@@ -79,21 +80,18 @@ func (c *Cache) Sweep(ctx context.Context, unusedFor time.Duration) (Swept, erro
 			return swept, err
 		}
 		name := path.Join(basesDir, e.Name())
-		st, err := c.root.Lstat(name)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
+		unused, size, err := c.unused(name, unusedFor)
 		if err != nil {
 			return swept, err
 		}
-		if !unused(st, unusedFor) {
+		if !unused {
 			continue
 		}
 		if err := c.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return swept, err
 		}
 		swept.Bases++
-		swept.Bytes += st.Size()
+		swept.Bytes += size
 	}
 	if swept != (Swept{}) {
 		c.cfg.Logger.InfoContext(ctx, "image cache swept", "bases", swept.Bases, "bytes", swept.Bytes, "leftovers", swept.Leftovers)
@@ -101,9 +99,20 @@ func (c *Cache) Sweep(ctx context.Context, unusedFor time.Duration) (Swept, erro
 	return swept, nil
 }
 
-// unused tells whether a base has no link but its own, and has had none for some time. The kernel sets the change time
-// when the number of links changes: when an instance took the base, or gave it up.
-func unused(st fs.FileInfo, atLeast time.Duration) bool {
-	sys, ok := st.Sys().(*syscall.Stat_t)
-	return ok && sys.Nlink == 1 && time.Since(time.Unix(sys.Ctim.Unix())) >= atLeast
+// unused tells whether a base has no link but its own, and has had none for some time, and how large it is. The kernel
+// sets the change time when the number of links changes: when an instance took the base, or gave it up.
+func (c *Cache) unused(name string, atLeast time.Duration) (bool, int64, error) {
+	f, err := c.root.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, 0, nil
+	}
+	if err != nil {
+		return false, 0, err
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return false, 0, err
+	}
+	return st.Nlink == 1 && time.Since(time.Unix(st.Ctim.Unix())) >= atLeast, st.Size, nil
 }

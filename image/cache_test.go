@@ -196,7 +196,16 @@ func TestBootFiles(t *testing.T) {
 		}
 	}
 	require.Equal(t, 1, s.count("k"))
-	_, err := c.Disk(t.Context(), "i", kernel, 1)
+
+	_, err := c.Files(t.Context(), "i")
+	require.ErrorIs(t, err, errdefs.ErrNotFound, "no disk yet")
+	d, err := c.Disk(t.Context(), "i", s.add("d", Raw, disk(512)), 1)
+	require.NoError(t, err)
+	files, err := c.Files(t.Context(), "i")
+	require.NoError(t, err)
+	own := filepath.Join(c.dir, instancesDir, "i")
+	require.Equal(t, InstanceFiles{d, filepath.Join(own, kernel.SHA256+".aki"), filepath.Join(own, ramdisk.SHA256+".ari")}, files)
+	_, err = c.Disk(t.Context(), "i", kernel, 1)
 	require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
 	_, err = c.BootFile(t.Context(), "i", s.add("d", Raw, disk(512)))
 	require.ErrorIs(t, err, errdefs.ErrInvalidArgument)

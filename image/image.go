@@ -1,10 +1,13 @@
 package image
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/containerd/errdefs"
 
 	"github.com/dewpoint-cloud/dewpoint/image/inspect"
 )
@@ -68,13 +71,17 @@ type Image struct {
 	VirtualBytes int64  // bytes of the disk that a guest sees
 	SHA256       string // of the content, in lower case hexadecimal
 
+	WantSHA256 string // what its owner said the content has; empty: any
+
 	MinDiskGiB int // the smallest root disk to launch it with; 0: its virtual size alone counts
 	MinRAMMiB  int // the smallest memory to launch it with; 0: any
 
 	KernelID, RamdiskID string            // images to boot this disk with; empty: it boots by itself
 	Properties          map[string]string // free to its owner, bounded
 
-	CreatedAt, UpdatedAt time.Time
+	Created, Updated time.Time // UTC
+
+	Token, TokenHash string // of the call that registered it, when it gave a token
 
 	// Upload counts the uploads that were begun. The last one alone may finish, and its content is the blob that
 	// belongs to the image; all others are leftovers.
@@ -99,6 +106,26 @@ func (i Image) MinDiskBytes() int64 {
 // UsableBy tells whether instances of a project may be made of the image, as far as ownership goes.
 func (i Image) UsableBy(projectID string) bool {
 	return i.Visibility == Public || i.ProjectID == projectID || slices.Contains(i.SharedWith, projectID)
+}
+
+// Bootable returns nil if an instance with so much memory (MiB) and so large a root disk (GiB; 0: as large as the
+// image) can be made of the image. An image without content is FailedPrecondition, one that is no disk or needs more is
+// InvalidArgument.
+func (i Image) Bootable(memoryMiB, diskGiB int) error {
+	switch {
+	case !i.Format.Disk():
+		return fmt.Errorf("image %s is a %s image, an instance needs a disk (raw or qcow2): %w", i.ID, i.Format,
+			errdefs.ErrInvalidArgument)
+	case i.Status != Active:
+		return fmt.Errorf("image %s is %s, must be active: %w", i.ID, i.Status, errdefs.ErrFailedPrecondition)
+	case memoryMiB < i.MinRAMMiB:
+		return fmt.Errorf("image %s needs %d MiB of memory, the flavor has %d: %w", i.ID, i.MinRAMMiB, memoryMiB,
+			errdefs.ErrInvalidArgument)
+	case diskGiB != 0 && int64(diskGiB)<<30 < i.MinDiskBytes():
+		return fmt.Errorf("image %s needs a root disk of %d bytes, the flavor has %d GiB (%d bytes): %w", i.ID, i.MinDiskBytes(),
+			diskGiB, int64(diskGiB)<<30, errdefs.ErrInvalidArgument)
+	}
+	return nil
 }
 
 // blobID names the content of the last upload in [Blobs].

@@ -55,7 +55,7 @@ func (r *Runner) run(ctx context.Context, c call) error {
 	cmd.Env = []string{"LC_ALL=C", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = said, said
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = childOfThisThread()
 	cmd.WaitDelay = 2 * time.Second
 	err := cmd.Run()
 	if err == nil {

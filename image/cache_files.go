@@ -1,0 +1,85 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/dewpoint-cloud/dewpoint/image/inspect"
+)
+
+// BootFile makes the content of img, a kernel or a ramdisk, a file of the instance and returns its absolute path.
+// The file is shared with other instances and read-only. It is idempotent, with the errors of [Cache.Disk].
+func (c *Cache) BootFile(ctx context.Context, instanceID string, img Image) (string, error) {
+	if err := checkName("id of an instance", instanceID); err != nil {
+		return "", err
+	}
+	if err := checkUsable(img); err != nil {
+		return "", err
+	}
+	if img.Format.Disk() {
+		return "", fmt.Errorf("image %s is a %s image, must be a kernel (aki) or a ramdisk (ari): %w", img.ID, img.Format,
+			errdefs.ErrInvalidArgument)
+	}
+	unlock, err := c.busy.lock(ctx, instanceID)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	own, _, err := c.adopt(ctx, instanceID, img)
+	if err != nil {
+		return "", err
+	}
+	return c.abs(own), c.syncInstance(instanceID)
+}
+
+// InstanceFiles is what an instance has on this node.
+type InstanceFiles struct {
+	Disk            Disk
+	Kernel, Ramdisk string // absolute paths; empty where the instance has none
+}
+
+// Files returns what [Cache.Disk] and [Cache.BootFile] made for an instance, from what is on the node alone: an instance
+// can be started again when its image is long deleted. An instance without a disk is NotFound, and so whoever
+// makes the boot files before the disk never sees a part of them.
+func (c *Cache) Files(ctx context.Context, instanceID string) (InstanceFiles, error) {
+	if err := checkName("id of an instance", instanceID); err != nil {
+		return InstanceFiles{}, err
+	}
+	unlock, err := c.busy.lock(ctx, instanceID)
+	if err != nil {
+		return InstanceFiles{}, err
+	}
+	defer unlock()
+	name := instancePath(instanceID, diskFile)
+	f, err := c.root.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return InstanceFiles{}, fmt.Errorf("instance %s has no disk on this node: %w", instanceID, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return InstanceFiles{}, err
+	}
+	defer f.Close()
+	overlay, err := inspect.ReadOverlay(f)
+	if err != nil {
+		return InstanceFiles{}, fmt.Errorf("disk of instance %s: %w", instanceID, err)
+	}
+	all := InstanceFiles{Disk: Disk{c.abs(name), QCOW2, overlay.VirtualBytes}}
+	entries, err := fs.ReadDir(c.root.FS(), path.Dir(name))
+	if err != nil {
+		return InstanceFiles{}, err
+	}
+	for _, e := range entries {
+		switch path.Ext(e.Name()) {
+		case "." + string(Kernel):
+			all.Kernel = c.abs(instancePath(instanceID, e.Name()))
+		case "." + string(Ramdisk):
+			all.Ramdisk = c.abs(instancePath(instanceID, e.Name()))
+		}
+	}
+	return all, nil
+}
