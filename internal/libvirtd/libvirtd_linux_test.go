@@ -1,0 +1,202 @@
+package libvirtd_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/dewpoint-cloud/dewpoint/internal/libvirtd"
+	"github.com/dewpoint-cloud/dewpoint/internal/testneed"
+)
+
+// The test program is its own reaper, and its own starter that gets killed.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 {
+		switch os.Args[1] {
+		case "reap":
+			exit(libvirtd.Reap(os.Args[2:]))
+		case "start":
+			_, err := libvirtd.Start(context.Background(), config(os.Args[2]))
+			if err == nil {
+				fmt.Println("started")
+				select {}
+			}
+			exit(err)
+		}
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func exit(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func config(dir string) libvirtd.Config {
+	self, _ := os.Executable()
+	return libvirtd.Config{Dir: dir, Reaper: []string{self, "reap"}}
+}
+
+func need(t *testing.T) {
+	testneed.Root(t)
+	testneed.Tools(t, "libvirtd", "virtlogd", "virsh")
+}
+
+func directory(t *testing.T) string {
+	dir, err := os.MkdirTemp("", "dplv")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	return dir
+}
+
+func within(t *testing.T, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func start(t *testing.T, cfg libvirtd.Config) *libvirtd.Daemon {
+	d, err := libvirtd.Start(within(t, 20*time.Second), cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, d.Stop(within(t, 20*time.Second))) })
+	return d
+}
+
+func TestConfig(t *testing.T) {
+	for want, cfg := range map[string]libvirtd.Config{
+		`Dir "run" is not an absolute path`:        {Dir: "run"},
+		"is 90 bytes long, at most 83 are allowed": {Dir: "/" + strings.Repeat("d", 89)},
+		`CacheDir "c" is not`:                      {Dir: "/d", CacheDir: "c"},
+	} {
+		_, err := libvirtd.Start(t.Context(), cfg)
+		require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
+		require.ErrorContains(t, err, want)
+	}
+}
+
+func TestStartAdoptStop(t *testing.T) {
+	need(t)
+	cfg := config(directory(t))
+	d := start(t, cfg)
+	require.False(t, d.Adopted())
+	require.Equal(t, libvirtd.Socket(cfg.Dir), d.Socket())
+	out, err := exec.Command("virsh", "-c", d.URI(), "uri").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+
+	again := start(t, cfg)
+	require.True(t, again.Adopted())
+	require.Equal(t, d.PID(), again.PID())
+
+	pid := d.PID()
+	require.NoError(t, again.Kill(within(t, 10*time.Second)))
+	require.Zero(t, d.PID())
+	third := start(t, cfg)
+	require.False(t, third.Adopted())
+	require.NotEqual(t, pid, third.PID())
+
+	require.NoError(t, d.Stop(within(t, 10*time.Second)))
+	require.NoError(t, d.Stop(within(t, 10*time.Second)))
+	require.Zero(t, third.PID())
+}
+
+func TestDaemonOutlivesItsStarter(t *testing.T) {
+	need(t)
+	cfg := config(directory(t))
+	self, err := os.Executable()
+	require.NoError(t, err)
+	starter := exec.Command(self, "start", cfg.Dir)
+	out, err := starter.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, starter.Start())
+	line := make([]byte, len("started\n"))
+	_, err = out.Read(line)
+	require.NoError(t, err)
+	require.NoError(t, starter.Process.Kill())
+	_ = starter.Wait()
+	require.True(t, start(t, cfg).Adopted())
+}
+
+func TestNothingOfTheMachineIsTouched(t *testing.T) {
+	need(t)
+	before, _ := os.ReadDir("/run/libvirt")
+	cfg := config(directory(t))
+	d := start(t, cfg)
+	after, _ := os.ReadDir("/run/libvirt")
+	require.Equal(t, len(before), len(after))
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	require.NoError(t, err)
+	require.False(t, bytes.Contains(mounts, []byte(cfg.Dir)))
+	theirs, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", d.PID()))
+	require.NoError(t, err)
+	require.True(t, bytes.Contains(theirs, []byte("/var/lib/libvirt")))
+}
+
+func TestAStaleProcessFileIsNotBelieved(t *testing.T) {
+	need(t)
+	cfg := config(directory(t))
+	require.NoError(t, os.MkdirAll(filepath.Join(cfg.Dir, "run"), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(cfg.Dir, "run", "libvirtd.pid"), fmt.Appendln(nil, os.Getpid()), 0o600))
+	d := start(t, cfg)
+	require.False(t, d.Adopted())
+	require.NotEqual(t, os.Getpid(), d.PID())
+}
+
+func TestADaemonThatFailsSaysWhy(t *testing.T) {
+	need(t)
+	cfg := config(directory(t))
+	cfg.Reaper = []string{"/bin/sh", "-c", "echo no such luck >&2; exit 3"}
+	_, err := libvirtd.Start(within(t, 10*time.Second), cfg)
+	require.ErrorIs(t, err, errdefs.ErrUnavailable)
+	require.ErrorContains(t, err, "no such luck")
+	cfg.NetNS = "no-such-namespace"
+	_, err = libvirtd.Start(within(t, 10*time.Second), cfg)
+	require.ErrorContains(t, err, "/run/netns/no-such-namespace")
+}
+
+func TestReapAdoptsOrphans(t *testing.T) {
+	testneed.Tools(t, "sh", "sleep")
+	self, err := os.Executable()
+	require.NoError(t, err)
+	// The shell ends at once; what it leaves behind holds the reaper for half a second more.
+	began := time.Now()
+	out, err := exec.Command(self, "reap", "/bin/sh", "-c", "(sleep 0.5; ps -o ppid= -p $$ 2>/dev/null; echo done) & exit 0").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.Contains(t, string(out), "done")
+	require.GreaterOrEqual(t, time.Since(began), 500*time.Millisecond)
+	require.Error(t, exec.Command(self, "reap", "/no/such/program").Run())
+}
+
+func TestNetworkNamespace(t *testing.T) {
+	need(t)
+	testneed.Tools(t, "ip")
+	name := fmt.Sprintf("dplv%d", os.Getpid())
+	require.NoError(t, exec.Command("ip", "netns", "add", name).Run())
+	t.Cleanup(func() { require.NoError(t, exec.Command("ip", "netns", "del", name).Run()) })
+	cfg := config(directory(t))
+	cfg.NetNS = name
+	d := start(t, cfg)
+	theirs, err := os.Stat(fmt.Sprintf("/proc/%d/ns/net", d.PID()))
+	require.NoError(t, err)
+	want, err := os.Stat("/run/netns/" + name)
+	require.NoError(t, err)
+	ours, err := os.Stat("/proc/self/ns/net")
+	require.NoError(t, err)
+	require.True(t, os.SameFile(want, theirs))
+	require.False(t, os.SameFile(ours, theirs))
+	links, err := exec.Command("nsenter", "-t", fmt.Sprint(d.PID()), "-m", "ls", "/sys/class/net").Output()
+	require.NoError(t, err)
+	require.Equal(t, "lo", strings.TrimSpace(string(links)), "/sys shows the namespace's interfaces")
+}
