@@ -1,0 +1,32 @@
+GO := scripts/go
+
+.PHONY: help
+help: ## list what there is to make
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+.PHONY: minicloud
+minicloud: ## a whole cloud on this machine, with real virtual machines; ARGS="-exit" or "-help" (root)
+	@scripts/install-deps minicloud
+	@CGO_ENABLED=0 $(GO) build -o bin/minicloud ./examples/minicloud
+	@bin/minicloud $(ARGS)
+
+# Packages with virtual machines in their tests wait more than they compute, but two at once keep a machine of two cores busy.
+.PHONY: test
+test: ## all tests with nothing skipped, under the race detector (root)
+	@scripts/install-deps test
+	DEWPOINT_REQUIRE=all CGO_ENABLED=1 $(GO) test -race -count=1 -p 2 -timeout 10m ./...
+
+.PHONY: bench
+bench: ## every figure beside its peer; a line each in bench/results.jsonl (root)
+	@scripts/install-deps test
+	@mkdir -p bench && rm -f bench/results.jsonl
+	DEWPOINT_REQUIRE=all DEWPOINT_BENCH="$(CURDIR)/bench/results.jsonl" \
+		$(GO) test -run '^$$' -bench Peer -benchtime 1x -p 1 -timeout 30m ./...
+
+.PHONY: lint
+lint: ## gofmt, go vet, staticcheck, builds for other systems
+	@scripts/lint
+
+.PHONY: fmt
+fmt: ## rewrite the code as gofmt wants it
+	@$(GO) fmt ./...
