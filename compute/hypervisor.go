@@ -114,6 +114,16 @@ type Disk struct {
 	Format   string // "raw" or "qcow2": always given, never probed
 	ReadOnly bool
 	Serial   string // what the guest sees as the serial number; at most 20 characters
+
+	// Backing is what shows through where a qcow2 file was not written to, the file right below first. What the
+	// files' own headers say is not followed: with no Backing, nothing shows through. The machine only reads them.
+	Backing []BackingFile
+}
+
+// BackingFile is a file below a [Disk].
+type BackingFile struct {
+	Path   string // an existing file
+	Format string // "raw" or "qcow2"
 }
 
 // NIC is a network card joined to a tap device that the network manager made before Create.

@@ -16,6 +16,7 @@ const (
 	MaxMemoryMiB = 64 << 20 // 64 TiB
 	MaxDisks     = 26
 	MaxNICs      = 26
+	MaxBacking   = 8    // of one disk
 	MaxName      = 255  // bytes
 	MaxSerial    = 20   // characters: what a virtio disk can show (VIRTIO_BLK_ID_BYTES, virtio 1.2 §5.2.6)
 	MaxCmdline   = 2047 // bytes: the kernel's COMMAND_LINE_SIZE on x86, less its end
@@ -69,6 +70,20 @@ func (m Machine) Validate() error {
 			return bad("Disks[%d].Serial is %d characters long, at most %d are allowed", i, len(d.Serial), MaxSerial)
 		case !isSerial(d.Serial):
 			return bad("Disks[%d].Serial %q has other characters than letters, digits and _.+-", i, d.Serial)
+		case len(d.Backing) > MaxBacking:
+			return bad("Disks[%d] has %d Backing files, at most %d are allowed", i, len(d.Backing), MaxBacking)
+		}
+		above := d.Format
+		for j, b := range d.Backing {
+			switch {
+			case above != "qcow2":
+				return bad("Disks[%d].Backing[%d] is below a %s file, which can't have one", i, j, above)
+			case !isPath(b.Path):
+				return bad("Disks[%d].Backing[%d].Path %q is not an absolute path", i, j, b.Path)
+			case b.Format != "raw" && b.Format != "qcow2":
+				return bad("Disks[%d].Backing[%d].Format is %q, must be \"raw\" or \"qcow2\"", i, j, b.Format)
+			}
+			above = b.Format
 		}
 	}
 	for i, n := range m.NICs {

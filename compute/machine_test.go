@@ -15,7 +15,7 @@ func goodMachine() compute.Machine {
 	return compute.Machine{
 		ID: "0b0e7f62-6a2c-4a3b-8f3d-1f0a5c0d9e11", Epoch: 1, Name: "web", VCPUs: 1, MemoryMiB: 64,
 		Kernel: "/k", Ramdisk: "/r", Cmdline: "console=ttyS0", ConsoleLog: "/log",
-		Disks: []compute.Disk{{Path: "/d", Format: "qcow2", Serial: "vol-1"}},
+		Disks: []compute.Disk{{Path: "/d", Format: "qcow2", Serial: "vol-1", Backing: []compute.BackingFile{{Path: "/b", Format: "raw"}}}},
 		NICs:  []compute.NIC{{Tap: "tap0", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, MTU: 1450}},
 	}
 }
@@ -48,6 +48,15 @@ func TestValidate(t *testing.T) {
 		{`Disks[0].Format is "", must be "raw" or "qcow2"`, func(m *compute.Machine) { m.Disks[0].Format = "" }},
 		{"Serial is 21 characters long, at most 20", func(m *compute.Machine) { m.Disks[0].Serial = strings.Repeat("s", 21) }},
 		{"has other characters", func(m *compute.Machine) { m.Disks[0].Serial = "a/b" }},
+		{"Disks[0].Backing[1] is below a raw file", func(m *compute.Machine) {
+			m.Disks[0].Backing = []compute.BackingFile{{Path: "/b", Format: "raw"}, {Path: "/c", Format: "raw"}}
+		}},
+		{"Backing[0] is below a raw file", func(m *compute.Machine) {
+			m.Disks[0].Format, m.Disks[0].Backing = "raw", []compute.BackingFile{{Path: "/b", Format: "raw"}}
+		}},
+		{`Backing[0].Path "b" is not`, func(m *compute.Machine) { m.Disks[0].Backing = []compute.BackingFile{{Path: "b", Format: "raw"}} }},
+		{`Backing[0].Format is "", must be`, func(m *compute.Machine) { m.Disks[0].Backing = []compute.BackingFile{{Path: "/b"}} }},
+		{"9 Backing files, at most 8", func(m *compute.Machine) { m.Disks[0].Backing = make([]compute.BackingFile, 9) }},
 		{`NICs[0].Tap "" is not`, func(m *compute.Machine) { m.NICs[0].Tap = "" }},
 		{`NICs[0].Tap`, func(m *compute.Machine) { m.NICs[0].Tap = "sixteen-chars-xx" }},
 		{`NICs[0].Tap`, func(m *compute.Machine) { m.NICs[0].Tap = ".." }},

@@ -80,6 +80,9 @@ func (h *Hypervisor) Create(ctx context.Context, m compute.Machine) error {
 			return nil
 		}
 		m.Disks, m.NICs = slices.Clone(m.Disks), slices.Clone(m.NICs)
+		for i := range m.Disks {
+			m.Disks[i].Backing = slices.Clone(m.Disks[i].Backing)
+		}
 		for i := range m.NICs {
 			m.NICs[i].MAC = slices.Clone(m.NICs[i].MAC)
 		}
