@@ -18,8 +18,18 @@ import (
 // Disk is an instance's disk, ready to be given to a hypervisor.
 type Disk struct {
 	Path         string // absolute
-	Format       Format // always to be given on with the path, never probed
-	VirtualBytes int64
+	Format       Format // QCOW2; to be given on with the path, never probed
+	VirtualBytes int64  // what the guest sees
+
+	// Base is what shows through where Path was not written to: an absolute path, read-only, with nothing below it.
+	Base       string
+	BaseFormat Format
+}
+
+// disk describes an instance's disk of size bytes over a base, both paths within the root.
+func (c *Cache) disk(instanceID, base string, format Format, size int64) Disk {
+	return Disk{Path: c.abs(instancePath(instanceID, diskFile)), Format: QCOW2, VirtualBytes: size, Base: c.abs(base),
+		BaseFormat: format}
 }
 
 const (
@@ -63,7 +73,7 @@ func (c *Cache) Disk(ctx context.Context, instanceID string, img Image, sizeGiB 
 	if err := c.makeOverlay(ctx, instanceID, size, base, img.Format); err != nil {
 		return Disk{}, err
 	}
-	return Disk{c.abs(instancePath(instanceID, diskFile)), QCOW2, size}, nil
+	return c.disk(instanceID, base, img.Format, size), nil
 }
 
 func checkDisk(instanceID string, img Image, sizeGiB int) error {
@@ -91,8 +101,7 @@ func tooSmall(img Image, sizeGiB int, virtual int64) error {
 
 // existingDisk returns the disk that the instance has, if it is the one that is asked for, or fs.ErrNotExist.
 func (c *Cache) existingDisk(instanceID string, img Image, sizeGiB int) (Disk, error) {
-	name := instancePath(instanceID, diskFile)
-	f, err := c.root.Open(name)
+	f, err := c.root.Open(instancePath(instanceID, diskFile))
 	if err != nil {
 		return Disk{}, err
 	}
@@ -121,7 +130,7 @@ func (c *Cache) existingDisk(instanceID string, img Image, sizeGiB int) (Disk, e
 		return Disk{}, fmt.Errorf("instance %s has a disk of %d bytes, not the %d asked for: %w", instanceID,
 			overlay.VirtualBytes, want, errdefs.ErrFailedPrecondition)
 	}
-	return Disk{c.abs(name), QCOW2, want}, nil
+	return c.disk(instanceID, own, img.Format, want), nil
 }
 
 // makeOverlay makes the disk under a name of its own, flushes it, and gives it its name.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"path/filepath"
+	"strings"
 
 	"github.com/containerd/errdefs"
 
@@ -45,7 +47,7 @@ type InstanceFiles struct {
 
 // Files returns what [Cache.Disk] and [Cache.BootFile] made for an instance, from what is on the node alone: an instance
 // can be started again when its image is long deleted. An instance without a disk is NotFound, and so whoever
-// makes the boot files before the disk never sees a part of them.
+// makes the boot files before the disk never sees a part of them. A disk that is damaged, or whose base is gone, is DataLoss.
 func (c *Cache) Files(ctx context.Context, instanceID string) (InstanceFiles, error) {
 	if err := checkName("id of an instance", instanceID); err != nil {
 		return InstanceFiles{}, err
@@ -55,8 +57,7 @@ func (c *Cache) Files(ctx context.Context, instanceID string) (InstanceFiles, er
 		return InstanceFiles{}, err
 	}
 	defer unlock()
-	name := instancePath(instanceID, diskFile)
-	f, err := c.root.Open(name)
+	f, err := c.root.Open(instancePath(instanceID, diskFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return InstanceFiles{}, fmt.Errorf("instance %s has no disk on this node: %w", instanceID, errdefs.ErrNotFound)
 	}
@@ -68,8 +69,14 @@ func (c *Cache) Files(ctx context.Context, instanceID string) (InstanceFiles, er
 	if err != nil {
 		return InstanceFiles{}, fmt.Errorf("disk of instance %s: %w", instanceID, err)
 	}
-	all := InstanceFiles{Disk: Disk{c.abs(name), QCOW2, overlay.VirtualBytes}}
-	entries, err := fs.ReadDir(c.root.FS(), path.Dir(name))
+	base := instancePath(instanceID, filepath.Base(overlay.Backing))
+	format := Format(strings.TrimPrefix(path.Ext(base), "."))
+	if overlay.Backing != c.abs(base) || !format.Disk() || !c.exists(base) {
+		return InstanceFiles{}, fmt.Errorf("disk of instance %s is over another file than its base here: %w", instanceID,
+			errdefs.ErrDataLoss)
+	}
+	all := InstanceFiles{Disk: c.disk(instanceID, base, format, overlay.VirtualBytes)}
+	entries, err := fs.ReadDir(c.root.FS(), path.Dir(base))
 	if err != nil {
 		return InstanceFiles{}, err
 	}

@@ -121,7 +121,8 @@ func TestDiskOfAnInstance(t *testing.T) {
 
 	d, err := c.Disk(ctx, "i-1", img, 2)
 	require.NoError(t, err)
-	require.Equal(t, Disk{filepath.Join(dir, "instances/i-1/disk.qcow2"), QCOW2, 2 << 30}, d)
+	require.Equal(t, Disk{Path: filepath.Join(dir, "instances/i-1/disk.qcow2"), Format: QCOW2, VirtualBytes: 2 << 30,
+		Base: filepath.Join(dir, "instances/i-1", img.SHA256+".raw"), BaseFormat: Raw}, d)
 	f, err := os.Open(d.Path)
 	require.NoError(t, err)
 	defer f.Close()
@@ -205,6 +206,10 @@ func TestBootFiles(t *testing.T) {
 	require.NoError(t, err)
 	own := filepath.Join(c.dir, instancesDir, "i")
 	require.Equal(t, InstanceFiles{d, filepath.Join(own, kernel.SHA256+".aki"), filepath.Join(own, ramdisk.SHA256+".ari")}, files)
+	require.NoError(t, os.Remove(d.Base))
+	_, err = c.Files(t.Context(), "i")
+	require.ErrorIs(t, err, errdefs.ErrDataLoss)
+	require.NoError(t, c.Release(t.Context(), "i"))
 	_, err = c.Disk(t.Context(), "i", kernel, 1)
 	require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
 	_, err = c.BootFile(t.Context(), "i", s.add("d", Raw, disk(512)))
