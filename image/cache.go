@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -89,7 +90,7 @@ func NewCache(cfg CacheConfig) (*Cache, error) {
 		err = c.takeLock()
 	}
 	if err == nil {
-		_, err = c.incoming.clean()
+		err = c.incoming.cleanAfterDead()
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
@@ -103,10 +104,15 @@ func (c *Cache) takeLock() error {
 		return err
 	}
 	c.lock = f
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return fmt.Errorf("image cache: directory %s is in use by another process or cache: %w", c.dir, errdefs.ErrUnavailable)
+	for begun := time.Now(); ; time.Sleep(pollDead) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return nil
+		}
+		if time.Since(begun) > forDead {
+			return fmt.Errorf("image cache: directory %s is in use by another process or cache: %w", c.dir, errdefs.ErrUnavailable)
+		}
 	}
-	return nil
 }
 
 // Close ends downloads, waits until they have ended, and releases the directory. No other method may be called after

@@ -68,7 +68,7 @@ type Swept struct {
 func (c *Cache) Sweep(ctx context.Context, unusedFor time.Duration) (Swept, error) {
 	var swept Swept
 	var err error
-	if swept.Leftovers, err = c.incoming.clean(); err != nil {
+	if swept.Leftovers, _, err = c.incoming.clean(); err != nil {
 		return swept, fmt.Errorf("removing leftovers of the image cache: %w", err)
 	}
 	entries, err := fs.ReadDir(c.root.FS(), basesDir)

@@ -39,7 +39,7 @@ func NewFiles(dir string) (*Files, error) {
 		return nil, err
 	}
 	f := &Files{root: root, incoming: incoming{root, incomingDir}}
-	if _, err := f.incoming.clean(); err != nil {
+	if err := f.incoming.cleanAfterDead(); err != nil {
 		root.Close()
 		return nil, fmt.Errorf("removing unfinished uploads: %w", err)
 	}

@@ -94,7 +94,7 @@ func TestIncomingAgainstCleaning(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				_, _ = f.incoming.clean()
+				_, _, _ = f.incoming.clean()
 			}
 		}
 	}()

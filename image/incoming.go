@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -47,31 +48,50 @@ func (in incoming) is(name string, f *os.File) bool {
 	return err == nil && os.SameFile(byName, byFile)
 }
 
-// clean removes what nobody is making any more, and returns how many files and directories that were.
-func (in incoming) clean() (int, error) {
+// A process that is killed while it starts another leaves a child with all its locks, for the milliseconds until that
+// is killed too or becomes the other program. Who opens a directory waits so long for locks to go, and looks so often.
+const (
+	forDead  = 500 * time.Millisecond
+	pollDead = 2 * time.Millisecond
+)
+
+// cleanAfterDead cleans until nothing is left, or what is left seems to be in living hands.
+func (in incoming) cleanAfterDead() error {
+	for begun := time.Now(); ; time.Sleep(pollDead) {
+		_, left, err := in.clean()
+		if err != nil || left == 0 || time.Since(begun) > forDead {
+			return err
+		}
+	}
+}
+
+// clean removes what nobody is making any more, and returns how many files and directories that were, and how many
+// files are being made.
+func (in incoming) clean() (removed, left int, err error) {
 	entries, err := fs.ReadDir(in.root.FS(), in.dir)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	removed := 0
 	for _, e := range entries {
 		name := path.Join(in.dir, e.Name())
 		if e.IsDir() { // a directory comes here only to be removed
 			if err := in.root.RemoveAll(name); err != nil {
-				return removed, err
+				return removed, left, err
 			}
 			removed++
 			continue
 		}
 		ok, err := in.removeUnlocked(name)
 		if err != nil {
-			return removed, err
+			return removed, left, err
 		}
 		if ok {
 			removed++
+		} else {
+			left++
 		}
 	}
-	return removed, nil
+	return removed, left, nil
 }
 
 func (in incoming) removeUnlocked(name string) (bool, error) {
