@@ -1,0 +1,151 @@
+package arch
+
+// module is this project's.
+const module = "github.com/dewpoint-cloud/dewpoint"
+
+// line is what one package may import besides the standard library and errdefs.
+type line struct {
+	path    string            // of the package in the module; "." is the root
+	ours    []string          // of this module, paths like the above
+	outside map[string]string // modules of others, or packages in them, each with the reason
+}
+
+const (
+	uuids      = "ids that need no coordination"
+	linux      = "system calls that the standard library lacks"
+	netlinks   = "talks to the kernel without running programs; one family of libraries for all of it"
+	memdb      = "the indexed view with snapshots; hand-written it would be a database"
+	domainXML  = "566 types of libvirt's XML, tested against it"
+	modelTests = "a suite that checks a store by itself must bring its checker"
+)
+
+// house lists all packages, from the ground up.
+var house = []line{
+	// What tests stand on.
+	{path: "internal/arch"},
+	{path: "internal/testneed"},
+	{path: "internal/benchline"},
+	{path: "internal/netnstest", ours: []string{"internal/testneed"}, outside: map[string]string{
+		"github.com/vishvananda/netns": "makes network namespaces", "golang.org/x/sys": linux,
+		"github.com/mdlayher/netlink": netlinks, "github.com/jsimonetti/rtnetlink/v2": netlinks,
+		"github.com/mdlayher/packet": "frames as a guest sends them"}},
+
+	// Floor 0: records and transactions; messages.
+	{path: "state/internal/feed"},
+	{path: "state", ours: []string{"state/internal/feed"}, outside: map[string]string{"github.com/hashicorp/go-memdb": memdb}},
+	{path: "state/memstate", ours: []string{"state", "state/internal/feed"}},
+	{path: "state/bolt", ours: []string{"state", "state/internal/feed"}, outside: map[string]string{
+		"go.etcd.io/bbolt": "a file that survives any crash is not to be hand-written", "golang.org/x/sys": linux}},
+	{path: "state/statetest", ours: []string{"state"}, outside: map[string]string{
+		"pgregory.net/rapid": modelTests, "github.com/anishathalye/porcupine": modelTests}},
+	{path: "state/operation", ours: []string{"state"}, outside: map[string]string{"github.com/google/uuid": uuids}},
+	{path: "state/operation/optest", ours: []string{"state", "state/operation"}},
+	{path: "queue", outside: map[string]string{"github.com/google/uuid": uuids}},
+	{path: "queue/memqueue", ours: []string{"queue"}},
+	{path: "queue/queuetest", ours: []string{"queue"}},
+
+	// Floor 1: who may do what, and how much.
+	{path: "auth", ours: []string{"state"}, outside: map[string]string{"github.com/google/uuid": uuids,
+		"golang.org/x/crypto": "the format of SSH keys, password hashes"}},
+
+	// Floor 2: the domains. Each knows those below it in this list; none knows a driver.
+	{path: "image/inspect"},
+	{path: "image/internal/qemuimg", ours: []string{"image/inspect"}, outside: map[string]string{"golang.org/x/sys": linux}},
+	{path: "image", ours: []string{"auth", "state", "state/operation", "queue", "image/inspect", "image/internal/qemuimg"},
+		outside: map[string]string{"github.com/google/uuid": uuids, "golang.org/x/sys": linux}},
+	{path: "image/blobtest", ours: []string{"image"}},
+	{path: "volume"},
+	{path: "volume/fakevolume", ours: []string{"volume"}, outside: map[string]string{"github.com/google/uuid": uuids}},
+	{path: "volume/volumetest", ours: []string{"volume"}, outside: map[string]string{"github.com/google/uuid": uuids}},
+	{path: "network", ours: []string{"auth", "state"}, outside: map[string]string{"github.com/google/uuid": uuids}},
+	{path: "network/linux", ours: []string{"network"}, outside: map[string]string{
+		"github.com/google/nftables": "the packet filter, in one atomic transaction", "github.com/mdlayher/netlink": netlinks,
+		"github.com/jsimonetti/rtnetlink/v2": netlinks, "github.com/mdlayher/packet": "gratuitous ARP",
+		"golang.org/x/sys": linux}},
+	{path: "network/dhcp", ours: []string{"network"}, outside: map[string]string{
+		"github.com/insomniacslk/dhcp": "the format of DHCP, with its years of hostile packets",
+		"github.com/mdlayher/packet":   "answers to clients that have no address yet", "github.com/mdlayher/netlink": netlinks,
+		"github.com/jsimonetti/rtnetlink/v2": netlinks, "golang.org/x/net": "filters on sockets", "golang.org/x/sys": linux}},
+	{path: "network/fakenetwork", ours: []string{"network"}},
+	{path: "network/networktest", ours: []string{"network"}},
+	{path: "scheduler", ours: []string{"state", "state/operation", "queue"}, outside: map[string]string{"github.com/google/uuid": uuids}},
+	{path: "compute", ours: []string{"auth", "image", "network", "queue", "scheduler", "state", "state/operation", "volume"},
+		outside: map[string]string{"github.com/google/uuid": uuids}},
+	{path: "compute/libvirt", ours: []string{"compute"}, outside: map[string]string{
+		"github.com/digitalocean/go-libvirt": "libvirt's protocol without its C library",
+		"libvirt.org/go/libvirtxml":          domainXML, "github.com/google/uuid": uuids, "golang.org/x/sys": linux}},
+	{path: "compute/fakecompute", ours: []string{"compute"}, outside: map[string]string{"github.com/google/uuid": uuids}},
+	{path: "compute/computetest", ours: []string{"compute"}, outside: map[string]string{"github.com/google/uuid": uuids}},
+
+	// Floor 3: the composition.
+	{path: ".", ours: []string{"auth", "compute", "image", "image/inspect", "network", "queue", "queue/memqueue", "scheduler",
+		"state", "state/memstate", "state/operation", "volume"},
+		outside: map[string]string{"github.com/google/uuid": uuids, "golang.org/x/sync": "waits for all parts of a cloud"}},
+
+	// Floor 5: programs. They alone choose drivers.
+	{path: "internal/libvirtd", ours: []string{"internal/testneed"}, outside: map[string]string{"golang.org/x/sys": linux}},
+	{path: "examples/minicloud/guest"},
+	{path: "examples/minicloud", ours: []string{".", "auth", "compute", "compute/libvirt", "examples/minicloud/guest", "image",
+		"image/inspect", "internal/libvirtd", "network", "network/dhcp", "network/linux", "queue/memqueue", "scheduler", "state",
+		"state/bolt", "volume", "volume/fakevolume"},
+		outside: map[string]string{"golang.org/x/sys": linux}},
+	{path: "examples/embed", ours: []string{".", "auth", "compute", "compute/fakecompute", "image", "network",
+		"network/fakenetwork", "scheduler", "state", "volume/fakevolume"}},
+}
+
+// rooms are the packages with an interface for others to implement. What lies in the directory of a room is a driver, a
+// fake or a suite, and imports the room alone, unless it is a part of it, below.
+var rooms = []string{"state", "queue", "network", "volume", "compute"}
+
+// parts are packages of a room that are neither driver, fake nor suite.
+var parts = []string{"state/internal/feed", "state/operation"}
+
+// everywhere may be imported by all.
+var everywhere = map[string]string{
+	"github.com/containerd/errdefs": "the classes of errors",
+}
+
+// inTests may be imported by files of tests only, besides what a line allows.
+var inTests = map[string]string{
+	"github.com/stretchr/testify/require": "require alone: after the first failure the rest is noise",
+	"go.uber.org/goleak":                  "each goroutine ends",
+	"pgregory.net/rapid":                  "random inputs that shrink",
+	"github.com/anishathalye/porcupine":   "linearizability",
+	"github.com/google/go-cmp":            "differences of large values",
+	"github.com/insomniacslk/dhcp":        "plays a guest that wants an address",
+	"github.com/mdlayher/packet":          "plays a guest that sends what it likes",
+	"github.com/mdlayher/netlink":         "looks at what the kernel has",
+	"github.com/jsimonetti/rtnetlink/v2":  "looks at what the kernel has",
+	"github.com/google/nftables":          "looks at what the kernel has",
+	"github.com/vishvananda/netns":        "a namespace for each test",
+	"github.com/digitalocean/go-libvirt":  "plays a libvirtd",
+	"libvirt.org/go/libvirtxml":           "reads what was defined",
+	"go.etcd.io/bbolt":                    "looks into files, and damages them",
+	"golang.org/x/crypto":                 "uses the keys that were made",
+	"golang.org/x/net":                    "writes packets",
+	"golang.org/x/sync":                   "starts many at once",
+	"golang.org/x/sys":                    linux,
+	"github.com/google/uuid":              uuids,
+}
+
+// standard are packages of the standard library that only some may import; a path covers what is below it. Tests are free.
+var standard = map[string]struct {
+	reason string
+	may    []string
+}{
+	"C":         {"everything builds without a C compiler", nil},
+	"flag":      {"a library has no command line", []string{"examples"}},
+	"log":       {"a *slog.Logger comes in by Config", nil},
+	"os/signal": {"signals belong to the program", []string{"examples", "internal/libvirtd"}},
+	"expvar":    {"it registers itself in a global", nil},
+	"math/rand": {"its generator is global, and predictable where names must not be; math/rand/v2 or crypto/rand", nil},
+	"net/http":  {"faces live in api/, and the rest of the house speaks no HTTP", []string{"api", "examples"}},
+	"os/exec": {"what runs programs of the host stays countable", []string{"image/internal/qemuimg", "internal/libvirtd",
+		"internal/testneed", "internal/netnstest", "examples/minicloud"}},
+	"testing": {"only suites and test rigs are for tests", []string{"internal", "state/statetest", "state/operation/optest",
+		"queue/queuetest", "image/blobtest", "volume/volumetest", "network/networktest", "compute/computetest"}},
+	"testing/synctest": {"only tests have a clock of their own", []string{"internal", "state/statetest", "state/operation/optest",
+		"queue/queuetest", "volume/volumetest", "network/networktest", "compute/computetest"}},
+	"unsafe": {"memory is safe, but for the few calls that the kernel wants so", []string{"network/linux", "network/dhcp",
+		"internal/netnstest"}},
+}
