@@ -25,15 +25,14 @@ type virtual struct {
 	began time.Time
 }
 
-func boot(t *testing.T, files Files, disk string) *virtual {
+func boot(t *testing.T, files Files, disk string, more ...string) *virtual {
 	t.Helper()
 	dir := t.TempDir()
-	cmd := exec.Command("qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "qemu64", "-m", "128",
+	cmd := exec.Command("qemu-system-x86_64", append([]string{"-machine", "q35,accel=tcg", "-cpu", "qemu64", "-m", "128",
 		"-nodefaults", "-display", "none", "-no-reboot",
 		"-kernel", files.Kernel, "-initrd", files.Ramdisk, "-append", files.Cmdline,
-		"-drive", "if=virtio,format="+files.DiskFormat+",file="+disk,
-		"-nic", "user,model=virtio-net-pci,hostname=mini-1",
-		"-qmp", "unix:"+filepath.Join(dir, "qmp")+",server=on,wait=off", "-serial", "stdio")
+		"-drive", "if=virtio,format=" + files.DiskFormat + ",file=" + disk,
+		"-qmp", "unix:" + filepath.Join(dir, "qmp") + ",server=on,wait=off", "-serial", "stdio"}, more...)...)
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	var complaint strings.Builder
@@ -56,7 +55,7 @@ func boot(t *testing.T, files Files, disk string) *virtual {
 	}()
 	t.Cleanup(func() {
 		cmd.Process.Kill()
-		for range lines {
+		for range lines { // it has ended when its console has
 		}
 		if t.Failed() && complaint.Len() > 0 {
 			t.Log("QEMU: " + complaint.String())
@@ -120,7 +119,7 @@ func TestGuestBoots(t *testing.T) {
 	pack(t, []string{"cp", files.Disk, disk})
 
 	for _, times := range []string{"1", "2"} {
-		v := boot(t, files, disk)
+		v := boot(t, files, disk, "-nic", "user,model=virtio-net-pci,hostname=mini-1")
 		t.Logf("console after %v", v.await(t, `^dewpoint: booted after [0-9.]+ s$`).Round(time.Millisecond))
 		v.await(t, `^dewpoint: disk 64 MiB boot `+times+`$`)
 		v.await(t, `^dewpoint: address 10\.0\.2\.15/24 gateway 10\.0\.2\.2 lease 86400 mtu 1500 dns 10\.0\.2\.3 hostname mini-1$`)
@@ -133,5 +132,23 @@ func TestGuestBoots(t *testing.T) {
 		case <-time.After(30 * time.Second):
 			require.FailNow(t, "the guest did not go down")
 		}
+	}
+}
+
+func TestGuestSaysWhatIsWrongWithItsNetwork(t *testing.T) {
+	if runtime.GOARCH != "amd64" {
+		t.Skip("the test knows only how to start an amd64 machine")
+	}
+	testneed.Slow(t)
+	testneed.Tools(t, "qemu-system-x86_64")
+	files, err := Build(t.Context(), Config{Dir: t.TempDir()})
+	if err != nil {
+		testneed.Missing(t, err.Error())
+	}
+	for _, c := range []struct{ nic, says string }{
+		{"none", `^dewpoint: no network card$`},
+		{"hubport,hubid=0,model=virtio-net-pci", `^dewpoint: no answer from a DHCP server yet$`}, // nobody else on that hub
+	} {
+		t.Run(c.nic, func(t *testing.T) { boot(t, files, files.Disk, "-nic", c.nic).await(t, c.says) })
 	}
 }

@@ -43,6 +43,11 @@ func newestKernel(root string) (*kernel, error) {
 		release := strings.TrimPrefix(filepath.Base(image), "vmlinuz-")
 		dir := filepath.Join(root, "lib", "modules", release)
 		if _, err := os.Stat(filepath.Join(dir, "modules.dep")); err == nil {
+			f, err := os.Open(image) // some distributions let only root read it
+			if err != nil {
+				return nil, fmt.Errorf("guest: %w", err)
+			}
+			f.Close()
 			return readKernel(image, release, dir)
 		}
 	}
