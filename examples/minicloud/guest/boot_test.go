@@ -40,7 +40,7 @@ func boot(t *testing.T, files Files, disk string, more ...string) *virtual {
 	v := &virtual{dir: dir, began: time.Now()}
 	require.NoError(t, cmd.Start())
 
-	lines, ended := make(chan string, 1000), make(chan error, 1)
+	lines, ended, gone := make(chan string, 1000), make(chan error, 1), make(chan struct{})
 	v.lines, v.ended = lines, ended
 	go func() {
 		console := bufio.NewScanner(out)
@@ -52,11 +52,11 @@ func boot(t *testing.T, files Files, disk string, more ...string) *virtual {
 		}
 		close(lines)
 		ended <- cmd.Wait()
+		close(gone)
 	}()
 	t.Cleanup(func() {
 		cmd.Process.Kill()
-		for range lines { // it has ended when its console has
-		}
+		<-gone
 		if t.Failed() && complaint.Len() > 0 {
 			t.Log("QEMU: " + complaint.String())
 		}
@@ -145,10 +145,10 @@ func TestGuestSaysWhatIsWrongWithItsNetwork(t *testing.T) {
 	if err != nil {
 		testneed.Missing(t, err.Error())
 	}
-	for _, c := range []struct{ nic, says string }{
-		{"none", `^dewpoint: no network card$`},
-		{"hubport,hubid=0,model=virtio-net-pci", `^dewpoint: no answer from a DHCP server yet$`}, // nobody else on that hub
+	for _, c := range []struct{ name, nic, says string }{
+		{"no card", "none", `^dewpoint: no network card$`},
+		{"alone", "hubport,hubid=0,model=virtio-net-pci", `^dewpoint: no answer from a DHCP server yet$`},
 	} {
-		t.Run(c.nic, func(t *testing.T) { boot(t, files, files.Disk, "-nic", c.nic).await(t, c.says) })
+		t.Run(c.name, func(t *testing.T) { boot(t, files, files.Disk, "-nic", c.nic).await(t, c.says) })
 	}
 }
