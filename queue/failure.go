@@ -2,9 +2,9 @@ package queue
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime/debug"
+	"strings"
 
 	"github.com/containerd/errdefs"
 )
@@ -30,19 +30,18 @@ func (f *Failure) Unwrap() error {
 	return errdefs.ErrUnknown
 }
 
-// FailureOf returns err as it travels. A failure that came over the bus goes on as it is.
+// FailureOf returns err as it travels. A text over 4 KiB is cut.
 func FailureOf(err error) *Failure {
-	var f *Failure
-	if !errors.As(err, &f) || f.Text != err.Error() {
-		f = &Failure{Text: err.Error()}
-	}
-	f = &Failure{Class: errdefs.Resolve(err).Error(), Text: f.Text, Stack: f.Stack}
-	if _, ok := classes[f.Class]; !ok {
-		f.Class = errdefs.ErrUnknown.Error()
+	f := &Failure{Class: errdefs.Resolve(err).Error(), Text: err.Error()}
+	if len(f.Text) > maxText {
+		f.Text = strings.ToValidUTF8(f.Text[:maxText], "") + " …"
 	}
 	return f
 }
 
+const maxText = 4 << 10
+
+// classes is constant: what each class is called in a message.
 var classes = func() map[string]error {
 	all := map[string]error{
 		context.Canceled.Error():         canceled{},

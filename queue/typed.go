@@ -91,9 +91,10 @@ func encode(topic string, v any) ([]byte, error) {
 	return b, nil
 }
 
-func decode[Resp any](topic string, answer []byte) (resp Resp, err error) {
+func decode[Resp any](topic string, answer []byte) (Resp, error) {
+	var resp, none Resp
 	if err := json.Unmarshal(answer, &resp); err != nil {
-		return resp, fmt.Errorf("queue: answer of %s: %v: %w", topic, err, errdefs.ErrInternal)
+		return none, fmt.Errorf("queue: answer of %s: %v: %w", topic, err, errdefs.ErrInternal)
 	}
 	return resp, nil
 }
