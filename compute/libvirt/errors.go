@@ -55,7 +55,7 @@ func translate(err error) error {
 func classed(err error) bool {
 	for _, class := range []error{
 		errdefs.ErrNotFound, errdefs.ErrAlreadyExists, errdefs.ErrFailedPrecondition, errdefs.ErrInvalidArgument, errdefs.ErrUnavailable,
-		errdefs.ErrInternal,
+		errdefs.ErrInternal, errdefs.ErrPermissionDenied, errdefs.ErrResourceExhausted, errdefs.ErrAborted, errdefs.ErrNotImplemented,
 	} {
 		if errors.Is(err, class) {
 			return true
