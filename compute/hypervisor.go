@@ -81,7 +81,7 @@ type Hypervisor interface {
 	// the first one included, it first yields one event with Resync set, because changes may have been missed:
 	// the consumer then calls List. It ends when ctx ends, and without an error then; it reconnects by itself, with
 	// back-off, and never ends otherwise. A consumer that is slow delays events but no other call; one that is far
-	// behind may get a Resync in place of what it missed.
+	// behind may get a Resync in place of what it missed. A driver may yield a Resync whenever it can't tell.
 	Events(ctx context.Context) iter.Seq[PowerEvent]
 
 	// Console returns the last max bytes that the machine wrote to its first serial port, across restarts of the
@@ -95,15 +95,16 @@ type Hypervisor interface {
 type Machine struct {
 	ID        string // a UUID in its 36-character form
 	Epoch     uint64 // which attempt at this machine; kept in the domain
-	Name      string // for people: shown beside the id; need not be unique
-	VCPUs     int    // at least 1
-	MemoryMiB int    // at least 1
+	Name      string // for people: shown beside the id; need not be unique; at most 255 bytes, no control characters
+	VCPUs     int    // 1 to 1024
+	MemoryMiB int    // 1 to 67108864
 
-	// Kernel boots the machine directly when set; otherwise it boots from the first disk. Paths on the host.
+	// Kernel boots the machine directly when set; otherwise it boots from the first disk. Absolute paths on the host;
+	// the command line has at most 2047 bytes.
 	Kernel, Ramdisk, Cmdline string
 
-	Disks []Disk
-	NICs  []NIC
+	Disks []Disk // at most 26
+	NICs  []NIC  // at most 26
 
 	ConsoleLog string // file that the first serial port is appended to; its directory exists; empty: nowhere
 }
@@ -116,7 +117,8 @@ type Disk struct {
 	Serial   string // what the guest sees as the serial number; at most 20 characters
 
 	// Backing is what shows through where a qcow2 file was not written to, the file right below first. What the
-	// files' own headers say is not followed: with no Backing, nothing shows through. The machine only reads them.
+	// files' own headers say is not followed: with no Backing, nothing shows through. The machine only reads them. At
+	// most 8.
 	Backing []BackingFile
 }
 

@@ -10,16 +10,16 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// The limits of a [Machine]. What a host can really bear is less, and its hypervisor says so.
+// The most that a [Machine] may have. What a host can really bear is less, and its hypervisor says so.
 const (
-	MaxVCPUs     = 1024
-	MaxMemoryMiB = 64 << 20 // 64 TiB
-	MaxDisks     = 26
-	MaxNICs      = 26
-	MaxBacking   = 8    // of one disk
-	MaxName      = 255  // bytes
-	MaxSerial    = 20   // characters: what a virtio disk can show (VIRTIO_BLK_ID_BYTES, virtio 1.2 §5.2.6)
-	MaxCmdline   = 2047 // bytes: the kernel's COMMAND_LINE_SIZE on x86, less its end
+	mostVCPUs     = 1024
+	mostMemoryMiB = 64 << 20 // 64 TiB
+	mostDisks     = 26
+	mostNICs      = 26
+	mostBacking   = 8    // of one disk
+	mostName      = 255  // bytes
+	mostSerial    = 20   // characters: what a virtio disk can show (VIRTIO_BLK_ID_BYTES, virtio 1.2 §5.2.6)
+	mostCmdline   = 2047 // bytes: the kernel's COMMAND_LINE_SIZE on x86, less its end
 )
 
 // Validate checks all that can be known of m without the host. An error is InvalidArgument and names the field and the
@@ -31,14 +31,14 @@ func (m Machine) Validate() error {
 	switch {
 	case !isUUID(m.ID):
 		return bad("ID %q is not a UUID in its 36-character lower-case form", m.ID)
-	case len(m.Name) > MaxName:
-		return bad("Name is %d bytes long, at most %d are allowed", len(m.Name), MaxName)
+	case len(m.Name) > mostName:
+		return bad("Name is %d bytes long, at most %d are allowed", len(m.Name), mostName)
 	case !plain(m.Name):
 		return bad("Name has control characters or is not UTF-8")
-	case m.VCPUs < 1 || m.VCPUs > MaxVCPUs:
-		return bad("VCPUs is %d, must be 1 to %d", m.VCPUs, MaxVCPUs)
-	case m.MemoryMiB < 1 || m.MemoryMiB > MaxMemoryMiB:
-		return bad("MemoryMiB is %d, must be 1 to %d", m.MemoryMiB, MaxMemoryMiB)
+	case m.VCPUs < 1 || m.VCPUs > mostVCPUs:
+		return bad("VCPUs is %d, must be 1 to %d", m.VCPUs, mostVCPUs)
+	case m.MemoryMiB < 1 || m.MemoryMiB > mostMemoryMiB:
+		return bad("MemoryMiB is %d, must be 1 to %d", m.MemoryMiB, mostMemoryMiB)
 	case m.Kernel == "" && m.Ramdisk != "":
 		return bad("Ramdisk needs a Kernel")
 	case m.Kernel == "" && m.Cmdline != "":
@@ -49,16 +49,16 @@ func (m Machine) Validate() error {
 		return bad("Kernel %q is not an absolute path", m.Kernel)
 	case m.Ramdisk != "" && !isPath(m.Ramdisk):
 		return bad("Ramdisk %q is not an absolute path", m.Ramdisk)
-	case len(m.Cmdline) > MaxCmdline:
-		return bad("Cmdline is %d bytes long, at most %d are allowed", len(m.Cmdline), MaxCmdline)
+	case len(m.Cmdline) > mostCmdline:
+		return bad("Cmdline is %d bytes long, at most %d are allowed", len(m.Cmdline), mostCmdline)
 	case !plain(m.Cmdline):
 		return bad("Cmdline has control characters or is not UTF-8")
 	case m.ConsoleLog != "" && !isPath(m.ConsoleLog):
 		return bad("ConsoleLog %q is not an absolute path", m.ConsoleLog)
-	case len(m.Disks) > MaxDisks:
-		return bad("there are %d Disks, at most %d are allowed", len(m.Disks), MaxDisks)
-	case len(m.NICs) > MaxNICs:
-		return bad("there are %d NICs, at most %d are allowed", len(m.NICs), MaxNICs)
+	case len(m.Disks) > mostDisks:
+		return bad("there are %d Disks, at most %d are allowed", len(m.Disks), mostDisks)
+	case len(m.NICs) > mostNICs:
+		return bad("there are %d NICs, at most %d are allowed", len(m.NICs), mostNICs)
 	}
 	for i, d := range m.Disks {
 		switch {
@@ -66,12 +66,12 @@ func (m Machine) Validate() error {
 			return bad("Disks[%d].Path %q is not an absolute path", i, d.Path)
 		case d.Format != "raw" && d.Format != "qcow2":
 			return bad("Disks[%d].Format is %q, must be \"raw\" or \"qcow2\"", i, d.Format)
-		case len(d.Serial) > MaxSerial:
-			return bad("Disks[%d].Serial is %d characters long, at most %d are allowed", i, len(d.Serial), MaxSerial)
+		case len(d.Serial) > mostSerial:
+			return bad("Disks[%d].Serial is %d characters long, at most %d are allowed", i, len(d.Serial), mostSerial)
 		case !isSerial(d.Serial):
 			return bad("Disks[%d].Serial %q has other characters than letters, digits and _.+-", i, d.Serial)
-		case len(d.Backing) > MaxBacking:
-			return bad("Disks[%d] has %d Backing files, at most %d are allowed", i, len(d.Backing), MaxBacking)
+		case len(d.Backing) > mostBacking:
+			return bad("Disks[%d] has %d Backing files, at most %d are allowed", i, len(d.Backing), mostBacking)
 		}
 		above := d.Format
 		for j, b := range d.Backing {

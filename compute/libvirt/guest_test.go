@@ -5,7 +5,9 @@ import (
 	"compress/gzip"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -20,11 +22,14 @@ const guestInit = `#!/bin/busybox sh
 b=/bin/busybox
 $b mkdir -p /proc /sys /dev
 $b mount -t proc proc /proc; $b mount -t sysfs sysfs /sys; $b mount -t devtmpfs dev /dev
-$b insmod /button.ko; $b insmod /evdev.ko
+for m in $($b cat /modules); do $b insmod /$m; done
 for e in /sys/class/input/event*; do
 	case $($b cat $e/device/name) in *Power*) button=/dev/input/${e##*/};; esac
 done
-echo "` + banner + ` $($b grep -c . /proc/partitions)"
+[ -b /dev/vda ] && echo "guest: vda $($b cat /sys/block/vda/serial) $($b head -n 1 /dev/vda)"
+[ -b /dev/vdb ] && echo "guest: vdb read-only $($b cat /sys/block/vdb/ro)"
+[ -d /sys/class/net/eth0 ] && echo "guest: eth0 $($b cat /sys/class/net/eth0/address) $($b cat /sys/class/net/eth0/mtu)"
+echo "` + banner + `"
 $b dd if=$button of=/dev/null bs=24 count=1 2>/dev/null
 echo "guest: off"
 $b poweroff -f
@@ -37,8 +42,12 @@ func guest(t testing.TB, dir string) (kernel, ramdisk string) {
 		testneed.Missing(t, "needs a kernel /boot/vmlinuz-*-cloud-amd64")
 	}
 	kernel = kernels[len(kernels)-1]
-	modules := "/lib/modules/" + filepath.Base(kernel)[len("vmlinuz-"):] + "/kernel/drivers/"
-	testneed.Tools(t, "busybox")
+	testneed.Tools(t, "busybox", "modprobe")
+	version := strings.TrimPrefix(filepath.Base(kernel), "vmlinuz-")
+	depends, err := exec.Command("modprobe", "-S", version, "--show-depends", "-a", "button", "evdev", "virtio_pci", "virtio_blk", "virtio_net").Output()
+	if err != nil {
+		testneed.Missing(t, "needs the modules of kernel "+version)
+	}
 	var archive bytes.Buffer
 	packed := gzip.NewWriter(&archive)
 	n := 0
@@ -53,15 +62,19 @@ func guest(t testing.TB, dir string) (kernel, ramdisk string) {
 		pad(len(content))
 	}
 	add("bin", 0o040755, nil)
-	for name, path := range map[string]string{
-		"bin/busybox": "/usr/bin/busybox", "button.ko": modules + "acpi/button.ko", "evdev.ko": modules + "input/evdev.ko",
-	} {
-		content, err := os.ReadFile(path)
-		if err != nil {
-			testneed.Missing(t, "needs "+path)
+	files, order := map[string]string{"bin/busybox": "/usr/bin/busybox"}, ""
+	for line := range strings.Lines(string(depends)) {
+		if words := strings.Fields(line); len(words) > 1 && words[0] == "insmod" && files[filepath.Base(words[1])] == "" {
+			files[filepath.Base(words[1])] = words[1]
+			order += filepath.Base(words[1]) + "\n"
 		}
+	}
+	for name, path := range files {
+		content, err := os.ReadFile(path)
+		require.NoError(t, err)
 		add(name, 0o100755, content)
 	}
+	add("modules", 0o100644, []byte(order))
 	add("init", 0o100755, []byte(guestInit))
 	add("TRAILER!!!", 0, nil)
 	require.NoError(t, packed.Close())
