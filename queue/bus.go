@@ -94,8 +94,8 @@ type Bus interface {
 	Close() error
 }
 
-// Handler answers a message. The answer of a Cast or Fanout is dropped. The message's bytes are the handler's own; the
-// answer's are the bus's from the return on.
+// Handler answers a message. The answer of a Cast or Fanout is dropped. The message's bytes are the handler's own. The
+// bus copies the answer after the return, so its bytes must not be changed from then on; the caller can't change them.
 type Handler func(ctx context.Context, m Message) (answer []byte, err error)
 
 // Limits of every bus.

@@ -73,21 +73,30 @@ func (expired) DeadlineExceeded() {}
 // failures. If the goroutine ends, Invoke does not return; report runs in every case, exactly once and last.
 func Invoke(ctx context.Context, h Handler, m Message, report func(answer []byte, f *Failure)) {
 	var answer []byte
-	f := &Failure{Class: errdefs.ErrInternal.Error(), Text: fmt.Sprintf("queue: a handler of %s ended its goroutine", m.Topic)}
+	var err error
+	returned := false
 	defer func() {
-		if p := recover(); p != nil {
-			f.Text = fmt.Sprintf("queue: a handler of %s panicked: %v", m.Topic, p)
+		var f *Failure
+		switch p := recover(); {
+		case p != nil:
+			f = internal("queue: a handler of %s panicked: %v", m.Topic, p)
 			f.Stack = string(debug.Stack())
+		case !returned:
+			f = internal("queue: a handler of %s ended its goroutine", m.Topic)
+		case err != nil:
+			f = FailureOf(err)
+		case len(answer) > MaxBody:
+			f = internal("queue: a handler of %s answered %d bytes, at most %d are possible", m.Topic, len(answer), MaxBody)
+		}
+		if f != nil {
+			answer = nil
 		}
 		report(answer, f)
 	}()
-	body, err := h(ctx, m)
-	switch {
-	case err != nil:
-		f = FailureOf(err)
-	case len(body) > MaxBody:
-		f.Text = fmt.Sprintf("queue: a handler of %s answered %d bytes, at most %d are possible", m.Topic, len(body), MaxBody)
-	default:
-		answer, f = body, nil
-	}
+	answer, err = h(ctx, m)
+	returned = true
+}
+
+func internal(format string, args ...any) *Failure {
+	return FailureOf(fmt.Errorf(format+": %w", append(args, errdefs.ErrInternal)...))
 }

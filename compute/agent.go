@@ -1,0 +1,209 @@
+package compute
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/dewpoint-cloud/dewpoint/network"
+	"github.com/dewpoint-cloud/dewpoint/queue"
+	"github.com/dewpoint-cloud/dewpoint/scheduler"
+	"github.com/dewpoint-cloud/dewpoint/state"
+	"github.com/dewpoint-cloud/dewpoint/state/operation"
+)
+
+// Ports is what the agent needs of the network on its node: [network.Agent].
+type Ports interface {
+	// Plug makes the port's tap and returns its name; Unplug removes it. Both are idempotent.
+	Plug(ctx context.Context, portID string) (tap string, err error)
+	Unplug(ctx context.Context, portID string) error
+}
+
+// AgentConfig is what an [Agent] is made of.
+type AgentConfig struct {
+	Store      *state.Store       // required
+	Bus        queue.Bus          // required
+	Host       scheduler.Host     // required: ID and Name; a zero Total is asked of the hypervisor
+	Hypervisor Hypervisor         // required
+	Network    Ports              // required
+	Disks      Disks              // required
+	Addresses  *network.Addresses // required
+
+	DiskGiB   int           // what instances may take of the host's disk; 0: no limit to speak of (1 PiB)
+	StopGrace time.Duration // how long a guest may take to power off; 0: 60 s
+	Heartbeat time.Duration // 0: 10 s
+	Sync      time.Duration // how often power states are compared with the hypervisor; 0: 60 s
+	Parallel  int           // operations at once; 0: 32
+
+	Hooks  operation.Hooks
+	Logger *slog.Logger // nil: silent
+}
+
+// actionDeadline bounds what is done to a running instance.
+const actionDeadline = 10 * time.Minute
+
+// maxConsole is the most that is read of a console.
+const maxConsole = 64 << 10
+
+// Agent does on one host what the records say: it does the operations of the instances there, keeps their power states
+// true, and answers for their consoles. Of one host, at most one agent may run at a time.
+type Agent struct {
+	cfg    AgentConfig
+	runner *operation.Runner
+}
+
+// Topic returns the topic that a host's agent serves.
+func Topic(hostID string) string { return "compute." + hostID }
+
+func ownerOf(hostID string) string { return "host/" + hostID }
+
+type (
+	doorbell       struct{}
+	consoleRequest struct {
+		InstanceID string
+		Max        int
+	}
+	consoleAnswer struct{ Output []byte }
+)
+
+// NewAgent checks the configuration. It starts nothing.
+func NewAgent(cfg AgentConfig) (*Agent, error) {
+	missing := ""
+	switch {
+	case cfg.Store == nil:
+		missing = "Store"
+	case cfg.Bus == nil:
+		missing = "Bus"
+	case cfg.Host.ID == "":
+		missing = "Host.ID"
+	case cfg.Host.Name == "":
+		missing = "Host.Name"
+	case cfg.Hypervisor == nil:
+		missing = "Hypervisor"
+	case cfg.Network == nil:
+		missing = "Network"
+	case cfg.Disks == nil:
+		missing = "Disks"
+	case cfg.Addresses == nil:
+		missing = "Addresses"
+	}
+	if missing != "" {
+		return nil, fmt.Errorf("compute: AgentConfig.%s is required: %w", missing, errdefs.ErrInvalidArgument)
+	}
+	if cfg.DiskGiB == 0 {
+		cfg.DiskGiB = 1 << 20
+	}
+	if cfg.StopGrace == 0 {
+		cfg.StopGrace = 60 * time.Second
+	}
+	if cfg.Heartbeat == 0 {
+		cfg.Heartbeat = 10 * time.Second
+	}
+	if cfg.Sync == 0 {
+		cfg.Sync = 60 * time.Second
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	cfg.Logger = cfg.Logger.With("host", cfg.Host.Name)
+	a := &Agent{cfg: cfg}
+	var err error
+	a.runner, err = operation.NewRunner(operation.Config{
+		Store: cfg.Store, Owner: ownerOf(cfg.Host.ID), Exclusive: true, Parallel: cfg.Parallel, Hooks: cfg.Hooks, Logger: cfg.Logger,
+		Kinds: []operation.Definition{a.launch(), a.terminate(), a.start(), a.stop(), a.reboot()},
+	})
+	return a, err
+}
+
+// Run registers the host and does its work until ctx ends; then it returns nil when everything it started has ended.
+// Guests go on running: the next agent adopts them.
+func (a *Agent) Run(ctx context.Context) error {
+	if err := a.register(ctx); err != nil {
+		return err
+	}
+	stop, err := a.serve()
+	if err != nil {
+		return err
+	}
+	defer stop()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var parts sync.WaitGroup
+	defer parts.Wait()
+	parts.Go(func() { a.heartbeat(ctx) })
+	parts.Go(func() { a.watchPower(ctx) })
+	return a.runner.Run(ctx)
+}
+
+// register makes the host known, with what it has.
+func (a *Agent) register(ctx context.Context) error {
+	h := a.cfg.Host
+	if h.Zone == "" {
+		h.Zone = "nova"
+	}
+	if h.Total == (scheduler.Resources{}) {
+		info, err := a.cfg.Hypervisor.Describe(ctx)
+		if err != nil {
+			return fmt.Errorf("compute: host %s: %w", h.Name, err)
+		}
+		h.Total = scheduler.Resources{VCPUs: info.VCPUs, MemoryMiB: info.MemoryMiB, DiskGiB: a.cfg.DiskGiB}
+	}
+	return a.cfg.Store.Update(ctx, func(tx *state.Tx) error {
+		if known, err := scheduler.Hosts.Get(tx, h.ID); err == nil {
+			h.Disabled, h.Reason = known.Disabled, known.Reason // an operator's word outlives the agent
+		}
+		if err := scheduler.Hosts.Put(tx, h); err != nil {
+			return fmt.Errorf("compute: host %s: %w", h.Name, err)
+		}
+		return scheduler.Beats.Put(tx, scheduler.Beat{HostID: h.ID, At: time.Now().UTC()})
+	})
+}
+
+func (a *Agent) heartbeat(ctx context.Context) {
+	ticker := time.NewTicker(a.cfg.Heartbeat)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		err := a.cfg.Store.Update(ctx, func(tx *state.Tx) error {
+			return scheduler.Beats.Put(tx, scheduler.Beat{HostID: a.cfg.Host.ID, At: time.Now().UTC()})
+		})
+		if err != nil && ctx.Err() == nil {
+			a.cfg.Logger.Warn("compute: heartbeat not recorded", "error", err)
+		}
+	}
+}
+
+// serve answers the doorbell and console requests.
+func (a *Agent) serve() (stop func(), err error) {
+	topic := Topic(a.cfg.Host.ID)
+	bell, err := a.cfg.Bus.Serve(topic, queue.Handle(func(context.Context, doorbell) (struct{}, error) {
+		a.runner.Ring()
+		return struct{}{}, nil
+	}))
+	if err != nil {
+		return nil, fmt.Errorf("compute: host %s: %w", a.cfg.Host.Name, err)
+	}
+	console, err := a.cfg.Bus.Serve(topic+".console", queue.Handle(func(ctx context.Context, req consoleRequest) (consoleAnswer, error) {
+		out, err := a.cfg.Hypervisor.Console(ctx, req.InstanceID, min(req.Max, maxConsole))
+		return consoleAnswer{out}, err
+	}))
+	if err != nil {
+		bell()
+		return nil, fmt.Errorf("compute: host %s: %w", a.cfg.Host.Name, err)
+	}
+	return func() { bell(); console() }, nil
+}
+
+// instance returns an instance's record as it is now.
+func (a *Agent) instance(id string) (i Instance, err error) {
+	err = a.cfg.Store.View(func(v *state.View) error { i, err = Instances.Get(v, id); return err })
+	return i, err
+}

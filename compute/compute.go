@@ -1,0 +1,209 @@
+package compute
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/dewpoint-cloud/dewpoint/scheduler"
+	"github.com/dewpoint-cloud/dewpoint/state"
+)
+
+// Flavor is a size of instance.
+type Flavor struct {
+	ID        string
+	Name      string // unique
+	VCPUs     int    // 1 to 256
+	MemoryMiB int    // 16 to 16 Mi
+	DiskGiB   int    // root disk; 0: as large as the image
+}
+
+// DefaultFlavors are the five that Nova has had since 2010.
+func DefaultFlavors() []Flavor {
+	return []Flavor{
+		{"1", "m1.tiny", 1, 512, 0},
+		{"2", "m1.small", 1, 2048, 20},
+		{"3", "m1.medium", 2, 4096, 40},
+		{"4", "m1.large", 4, 8192, 80},
+		{"5", "m1.xlarge", 8, 16384, 160},
+	}
+}
+
+// Resources returns what an instance of the flavor takes of its host.
+func (f Flavor) Resources() scheduler.Resources {
+	return scheduler.Resources{VCPUs: f.VCPUs, MemoryMiB: f.MemoryMiB, DiskGiB: f.DiskGiB}
+}
+
+// Instance is a virtual machine of a project.
+type Instance struct {
+	ID            string
+	ProjectID     string
+	UserID        string
+	Name          string
+	Hostname      string // what the guest is called on its network
+	ReservationID string // shared by the instances of one request
+	LaunchIndex   int    // which of them it is, from 0
+
+	Flavor    Flavor // as it was at launch
+	ImageID   string
+	KeyName   string
+	PublicKey string // authorized_keys line of the key pair; "" without one
+	UserData  []byte
+
+	HostID string // where it runs
+	Zone   string
+	Ports  []string // ids of its network ports, in the order of its cards
+
+	State State
+	Task  Task       // what is being done to it
+	Power PowerState // what its domain was last seen to do
+	Fault string     // why it is in error, or why what is being done is not moving; in words for its owner
+	Epoch uint64     // which attempt at its domain
+	// Generation rises with every change that an operation makes, so that what was observed before one is not
+	// written after it.
+	Generation uint64
+
+	Token     string // the caller's idempotency token
+	TokenHash string // of the request that came with it
+
+	Created  time.Time
+	Launched time.Time // when it first ran; zero before
+}
+
+// Clone returns a copy that shares nothing.
+func (i Instance) Clone() Instance {
+	i.Ports = append([]string(nil), i.Ports...)
+	i.UserData = append([]byte(nil), i.UserData...)
+	return i
+}
+
+// claims tells whether the instance takes up room on its host.
+func (i Instance) claims() bool { return i.HostID != "" && i.State != StateError }
+
+// Object names the instance in operations.
+func (i Instance) object() string { return "instance/" + i.ID }
+
+// Use is what the instances of a project take of its quota.
+type Use struct{ Instances, Cores, MemoryMiB int }
+
+// Plus returns the sum of two amounts.
+func (u Use) Plus(o Use) Use {
+	return Use{u.Instances + o.Instances, u.Cores + o.Cores, u.MemoryMiB + o.MemoryMiB}
+}
+
+// Minus returns the difference of two amounts.
+func (u Use) Minus(o Use) Use {
+	return Use{u.Instances - o.Instances, u.Cores - o.Cores, u.MemoryMiB - o.MemoryMiB}
+}
+
+// The tables of this package, and what is derived from them.
+var (
+	Flavors = state.NewTable("flavor", func(f Flavor) string { return f.ID },
+		state.Unique("name", func(f Flavor) []string { return []string{f.Name} }))
+
+	Instances = state.NewTable("instance", func(i Instance) string { return i.ID },
+		state.Index("project", func(i Instance) []string { return []string{i.ProjectID} }),
+		state.Index("reservation", func(i Instance) []string { return []string{i.ReservationID} }),
+		state.Index("host", func(i Instance) []string {
+			if i.HostID == "" {
+				return nil
+			}
+			return []string{i.HostID}
+		}),
+		state.Unique("token", func(i Instance) []string {
+			if i.Token == "" {
+				return nil
+			}
+			return []string{fmt.Sprintf("%s/%s/%d", i.ProjectID, i.Token, i.LaunchIndex)}
+		}))
+
+	// HostUse is what the instances of a host take of it. An instance in error takes nothing: it has been undone.
+	HostUse = state.NewSum("host-use", Instances, func(i Instance) (string, scheduler.Resources) {
+		if !i.claims() {
+			return "", scheduler.Resources{}
+		}
+		return i.HostID, i.Flavor.Resources()
+	})
+
+	// ProjectUse is what the instances of a project take of its quota, those in error included, until they are gone.
+	ProjectUse = state.NewSum("project-use", Instances, func(i Instance) (string, Use) {
+		return i.ProjectID, Use{1, i.Flavor.VCPUs, i.Flavor.MemoryMiB}
+	})
+)
+
+// Schema returns what a store needs for this package.
+func Schema() []state.Schema { return []state.Schema{Flavors, Instances, HostUse, ProjectUse} }
+
+// State is what an instance is.
+type State string
+
+// The states of an instance. A terminated one is gone.
+const (
+	StateBuilding State = "building" // it never ran yet
+	StateActive   State = "active"
+	StatePaused   State = "paused"
+	StateStopped  State = "stopped"
+	StateError    State = "error" // its launch failed and was undone; Fault says why
+)
+
+// Task is what is being done to an instance; empty when nothing is.
+type Task string
+
+// The tasks of an instance.
+const (
+	TaskNone       Task = ""
+	TaskSpawning   Task = "spawning"
+	TaskRebooting  Task = "rebooting"
+	TaskHardReboot Task = "rebooting_hard"
+	TaskStarting   Task = "starting"
+	TaskStopping   Task = "stopping"
+	TaskDeleting   Task = "deleting"
+)
+
+// allowed is the state machine: from which states an action may begin. Another task must not be under way, except that
+// anything may be terminated at any time.
+var allowed = map[Task][]State{
+	TaskRebooting:  {StateActive},
+	TaskHardReboot: {StateActive, StatePaused},
+	TaskStarting:   {StateStopped},
+	TaskStopping:   {StateActive, StatePaused},
+}
+
+// may returns why a task can't begin now.
+func (i Instance) may(task Task) error {
+	if i.Task != TaskNone {
+		return fmt.Errorf("instance %s is %s: %w", i.ID, i.Task, errdefs.ErrFailedPrecondition)
+	}
+	for _, s := range allowed[task] {
+		if i.State == s {
+			return nil
+		}
+	}
+	return fmt.Errorf("instance %s is %s, must be one of %v for %s: %w", i.ID, i.State, allowed[task], task, errdefs.ErrFailedPrecondition)
+}
+
+// Status returns the word that users know the state by, as in the OpenStack Compute API.
+func (i Instance) Status() string {
+	switch {
+	case i.Task == TaskDeleting:
+		return "DELETING"
+	case i.Task == TaskRebooting:
+		return "REBOOT"
+	case i.Task == TaskHardReboot:
+		return "HARD_REBOOT"
+	}
+	switch i.State {
+	case StateBuilding:
+		return "BUILD"
+	case StateActive:
+		return "ACTIVE"
+	case StatePaused:
+		return "PAUSED"
+	case StateStopped:
+		return "SHUTOFF"
+	case StateError:
+		return "ERROR"
+	}
+	return "UNKNOWN"
+}

@@ -1,0 +1,321 @@
+package compute
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/uuid"
+
+	"github.com/dewpoint-cloud/dewpoint/auth"
+	"github.com/dewpoint-cloud/dewpoint/image"
+	"github.com/dewpoint-cloud/dewpoint/network"
+	"github.com/dewpoint-cloud/dewpoint/scheduler"
+	"github.com/dewpoint-cloud/dewpoint/state"
+	"github.com/dewpoint-cloud/dewpoint/state/operation"
+)
+
+// RunRequest asks for instances.
+type RunRequest struct {
+	Name     string   // required: up to 255 characters; with several instances, "-1", "-2", … is added
+	Image    string   // required: an image's id
+	Flavor   string   // required: a flavor's id or name
+	Networks []string // ids or names, a card on each; none: the one network that the project sees
+	KeyName  string   // a key pair of the caller; "": none
+	UserData []byte   // at most 64 KiB
+	Zone     string   // availability zone; "": any
+	Host     string   // a host's id or name, for administrators; "": any
+
+	MinCount int // fewer is refused; 0: MaxCount
+	MaxCount int // as many as quota and room allow, up to this; 0: 1, or MinCount if that is more
+
+	// Token makes repeating the request safe: the same token and request return what the first one made. A changed
+	// request under a used token is FailedPrecondition. At most 64 printable ASCII characters; "": none.
+	Token string
+}
+
+// Limits of a request.
+const (
+	MaxUserData = 64 << 10
+	MaxPerRun   = 1000
+	MaxNICs     = 8
+)
+
+// Run makes instances: it checks the request, the quota and that there is room and addresses, records the instances on
+// their hosts, and returns their records at once, in the state "building"; [Service.Wait] waits for more. Either at
+// least MinCount instances are recorded, or none and the error says why: InvalidArgument names the field,
+// ResourceExhausted is a quota, a network without free addresses ([network.ErrNoMoreAddresses]) or
+// a [scheduler.Unplaced], NotFound an unknown reference.
+func (s *Service) Run(ctx context.Context, req RunRequest) ([]Instance, error) {
+	caller, err := s.cfg.Policy.Authorize(ctx, "compute:run", "")
+	if err != nil {
+		return nil, err
+	}
+	if req.Host != "" {
+		if _, err := s.cfg.Policy.Authorize(ctx, "compute:run:host", ""); err != nil {
+			return nil, err
+		}
+	}
+	if err := req.check(); err != nil {
+		return nil, err
+	}
+	var made []Instance
+	var fresh bool
+	err = s.cfg.Store.Update(ctx, func(tx *state.Tx) (err error) {
+		made, fresh, err = s.record(tx, caller, req)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if fresh {
+		s.ring(ctx, made...)
+	}
+	return made, nil
+}
+
+// check fills in defaults and returns what is wrong with the request by itself.
+func (req *RunRequest) check() error {
+	bad := func(field, format string, args ...any) error {
+		return fmt.Errorf("compute: %s %s: %w", field, fmt.Sprintf(format, args...), errdefs.ErrInvalidArgument)
+	}
+	if req.MaxCount == 0 {
+		req.MaxCount = max(1, req.MinCount)
+	}
+	if req.MinCount == 0 {
+		req.MinCount = req.MaxCount
+	}
+	switch {
+	case !validName(req.Name):
+		return bad("Name", "%.40q must have 1 to 255 characters, none of them a control character", req.Name)
+	case req.Image == "":
+		return bad("Image", "is required")
+	case req.Flavor == "":
+		return bad("Flavor", "is required")
+	case req.MinCount < 1 || req.MaxCount < req.MinCount || req.MaxCount > MaxPerRun:
+		return bad("MinCount and MaxCount", "are %d and %d, must be 1 ≤ MinCount ≤ MaxCount ≤ %d", req.MinCount, req.MaxCount, MaxPerRun)
+	case len(req.UserData) > MaxUserData:
+		return bad("UserData", "has %d bytes, at most %d are possible", len(req.UserData), MaxUserData)
+	case len(req.Networks) > MaxNICs:
+		return bad("Networks", "names %d networks, at most %d are possible", len(req.Networks), MaxNICs)
+	case !validToken.MatchString(req.Token):
+		return bad("Token", "must have at most 64 printable ASCII characters")
+	}
+	return nil
+}
+
+var validToken = regexp.MustCompile(`^[!-~]{0,64}$`)
+
+func validName(name string) bool {
+	n := 0
+	for _, r := range name {
+		if n++; n > 255 || r < ' ' || r == 0x7f || r == 0xfffd {
+			return false
+		}
+	}
+	return n > 0 && strings.TrimSpace(name) != ""
+}
+
+// record does the work of Run in one transaction.
+func (s *Service) record(tx *state.Tx, caller auth.Caller, req RunRequest) (made []Instance, fresh bool, err error) {
+	hash := req.hash()
+	if made, err := repeated(tx, caller, req, hash); len(made) > 0 || err != nil {
+		return made, false, err
+	}
+	proto := Instance{ProjectID: caller.ProjectID, UserID: caller.UserID, KeyName: req.KeyName, UserData: req.UserData,
+		State: StateBuilding, Task: TaskSpawning, Epoch: 1, Generation: 1, Token: req.Token, TokenHash: hash,
+		ReservationID: "r-" + uuid.NewString()[:8], Created: time.Now().UTC()}
+	if proto.Flavor, err = findFlavor(tx, req.Flavor); err != nil {
+		return nil, false, err
+	}
+	img, err := s.usableImage(tx, caller, req.Image, proto.Flavor)
+	if err != nil {
+		return nil, false, err
+	}
+	proto.ImageID = img.ID
+	if req.KeyName != "" {
+		key, err := auth.FindKeyPair(tx, caller.UserID, req.KeyName)
+		if err != nil {
+			return nil, false, err
+		}
+		proto.PublicKey = key.PublicKey
+	}
+	nets, err := s.networks(tx, caller, req.Networks)
+	if err != nil {
+		return nil, false, err
+	}
+	n, err := s.room(tx, caller, req, proto.Flavor)
+	if err != nil {
+		return nil, false, err
+	}
+	hosts, err := s.place(tx, scheduler.Request{Resources: proto.Flavor.Resources(), Zone: req.Zone, Host: req.Host,
+		ProjectID: caller.ProjectID}, req.MinCount, n)
+	if err != nil {
+		return nil, false, err
+	}
+	for index, host := range hosts {
+		i := proto
+		i.ID, i.LaunchIndex, i.HostID, i.Name = uuid.NewString(), index, host, req.Name
+		if req.MaxCount > 1 {
+			i.Name = fmt.Sprintf("%s-%d", req.Name, index+1)
+		}
+		i.Hostname = hostname(i.Name, i.ID)
+		if h, err := scheduler.Hosts.Get(tx, host); err == nil {
+			i.Zone = h.Zone
+		}
+		for _, net := range nets {
+			p, err := s.cfg.Addresses.Allocate(tx, network.PortRequest{NetworkID: net, ProjectID: i.ProjectID, InstanceID: i.ID,
+				HostID: host, Hostname: i.Hostname})
+			if errors.Is(err, network.ErrNoMoreAddresses) && index >= req.MinCount {
+				for _, port := range i.Ports {
+					if err := s.cfg.Addresses.Release(tx, port); err != nil {
+						return nil, false, err
+					}
+				}
+				return made, true, nil
+			}
+			if err != nil {
+				return nil, false, err
+			}
+			i.Ports = append(i.Ports, p.ID)
+		}
+		if err := Instances.Insert(tx, i); err != nil {
+			return nil, false, err
+		}
+		if _, err := operation.Begin(tx, i.operation(kindLaunch, launchDeadline)); err != nil {
+			return nil, false, err
+		}
+		made = append(made, i)
+	}
+	return made, true, nil
+}
+
+func (i Instance) operation(kind string, deadline time.Duration) operation.Intent {
+	return operation.Intent{Kind: kind, Owner: ownerOf(i.HostID), Object: i.object(), Data: work{i.ID, i.Epoch}, Deadline: deadline}
+}
+
+// hash tells requests apart that came under one token.
+func (req RunRequest) hash() string {
+	b, _ := json.Marshal(req) // a struct of strings and numbers can always be encoded
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+// repeated returns what an earlier request under the same token made.
+func repeated(tx *state.Tx, caller auth.Caller, req RunRequest, hash string) (made []Instance, err error) {
+	if req.Token == "" {
+		return nil, nil
+	}
+	for index := range req.MaxCount {
+		i, err := Instances.One(tx, "token", fmt.Sprintf("%s/%s/%d", caller.ProjectID, req.Token, index))
+		if errdefs.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if i.TokenHash != hash {
+			return nil, fmt.Errorf("compute: Token %q was used for another request: %w", req.Token, errdefs.ErrFailedPrecondition)
+		}
+		made = append(made, i)
+	}
+	return made, nil
+}
+
+func findFlavor(r state.Reader, idOrName string) (Flavor, error) {
+	f, err := Flavors.Get(r, idOrName)
+	if errdefs.IsNotFound(err) {
+		f, err = Flavors.One(r, "name", idOrName)
+	}
+	if err != nil {
+		return f, fmt.Errorf("flavor %q: %w", idOrName, errdefs.ErrNotFound)
+	}
+	return f, nil
+}
+
+// usableImage returns the image if the caller may boot it with the flavor.
+func (s *Service) usableImage(r state.Reader, caller auth.Caller, id string, f Flavor) (image.Image, error) {
+	img, err := image.Visible(r, caller, id)
+	if err != nil {
+		return img, err
+	}
+	return img, img.Bootable(f.MemoryMiB, f.DiskGiB)
+}
+
+// networks returns the ids of the networks asked for, or of the one there is.
+func (s *Service) networks(r state.Reader, caller auth.Caller, asked []string) (ids []string, err error) {
+	sees := func(n network.Network) bool {
+		return n.ProjectID == "" || n.ProjectID == caller.ProjectID
+	}
+	for _, name := range asked {
+		n, err := network.Networks.Get(r, name)
+		if errdefs.IsNotFound(err) {
+			n, err = network.Networks.One(r, "name", name)
+		}
+		if err != nil || !sees(n) {
+			return nil, fmt.Errorf("network %q: %w", name, errdefs.ErrNotFound)
+		}
+		ids = append(ids, n.ID)
+	}
+	if len(asked) > 0 {
+		return ids, nil
+	}
+	for n := range network.Networks.All(r) {
+		if sees(n) {
+			ids = append(ids, n.ID)
+		}
+	}
+	switch len(ids) {
+	case 0:
+		return nil, fmt.Errorf("compute: the project sees no network: make one first: %w", errdefs.ErrFailedPrecondition)
+	case 1:
+		return ids, nil
+	}
+	return nil, fmt.Errorf("compute: Networks must name one: the project sees %d networks: %w", len(ids), errdefs.ErrInvalidArgument)
+}
+
+// room returns how many instances the quota allows, up to MaxCount, or refuses.
+func (s *Service) room(tx *state.Tx, caller auth.Caller, req RunRequest, f Flavor) (int, error) {
+	used := ProjectUse.Get(tx, caller.ProjectID)
+	n := req.MaxCount
+	for {
+		err := auth.CheckQuota(tx, caller.ProjectID,
+			auth.Amounts{Instances: n, Cores: n * f.VCPUs, MemoryMiB: n * f.MemoryMiB},
+			auth.Amounts{Instances: used.Instances, Cores: used.Cores, MemoryMiB: used.MemoryMiB})
+		if err == nil || n == req.MinCount || !errdefs.IsResourceExhausted(err) {
+			return n, err
+		}
+		n--
+	}
+}
+
+// place finds hosts for as many of n instances as there is room for, at least least.
+func (s *Service) place(tx *state.Tx, req scheduler.Request, least, n int) ([]string, error) {
+	hosts, err := s.cfg.Scheduler.Place(tx, req, n)
+	var refusal *scheduler.Unplaced
+	if errors.As(err, &refusal) && refusal.Placed >= least && refusal.Placed < n {
+		return s.cfg.Scheduler.Place(tx, req, refusal.Placed)
+	}
+	return hosts, err
+}
+
+var notInHostname = regexp.MustCompile(`[^a-z0-9-]+`)
+
+// hostname makes a label (RFC 1123 §2.1) of an instance's name.
+func hostname(name, id string) string {
+	h := strings.Trim(notInHostname.ReplaceAllString(strings.ToLower(name), "-"), "-")
+	if len(h) > 63 {
+		h = strings.Trim(h[:63], "-")
+	}
+	if h == "" {
+		return "i-" + id[:8]
+	}
+	return h
+}
