@@ -52,11 +52,17 @@ func (ns *NS) Do(f func() error) error {
 	})
 }
 
-// onThread runs f on a thread that ends with it, so that nobody inherits its namespace.
+// onThread runs f on a thread that ends with it, so that nobody inherits its namespace. The process's first thread never
+// ends, and /proc/self speaks of it: f gets another.
 func onThread(f func() error) error {
 	ended := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		runtime.LockOSThread() // not unlocked below: the thread ends with the goroutine
+		if unix.Gettid() == os.Getpid() {
+			ended <- onThread(f) // on another, as this one is taken
+			runtime.UnlockOSThread()
+			return
+		}
 		ended <- f()
 	}()
 	return <-ended
