@@ -83,6 +83,21 @@ func (a *Addresses) Release(tx *state.Tx, portID string) error {
 	return Ports.Delete(tx, portID)
 }
 
+// Unplug marks the port as one whose tap is to go, in the transaction that decides so: [Agent.Unplug], called after it, removes
+// the tap. Its fixed IPs stay its own until [Addresses.Release]. A port that does not exist, or is unplugged already, is
+// success.
+func (a *Addresses) Unplug(tx *state.Tx, portID string) error {
+	p, err := Ports.Get(tx, portID)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil || !p.Plugged {
+		return err
+	}
+	p.Plugged = false
+	return Ports.Put(tx, p)
+}
+
 // free finds the lowest free address that a port of n may have. Which others are taken is no reason for the choice, so they
 // are not guarded; that this one is free is guarded when its record is inserted.
 func (a *Addresses) free(tx *state.Tx, n Network) (netip.Addr, error) {
