@@ -34,26 +34,32 @@ type AgentConfig struct {
 	Addresses  *network.Addresses // required
 
 	DiskGiB   int           // what instances may take of the host's disk; 0: no limit to speak of (1 PiB)
-	StopGrace time.Duration // how long a guest may take to power off; 0: 60 s
-	Heartbeat time.Duration // 0: 10 s
-	Sync      time.Duration // how often power states are compared with the hypervisor; 0: 60 s
+	StopGrace time.Duration // how long a guest may take to power off, at most 5 min; 0: 60 s
+	Heartbeat time.Duration // how often the host gives a sign of life, less than [scheduler.DownAfter]; 0: 10 s
+	Sync      time.Duration // how often power states are compared though the hypervisor told of no change; 0: 60 s
+	Sweep     time.Duration // how often [Sweeper.Sweep] is called, if the Disks have it; 0: 1 h
 	Parallel  int           // operations at once; 0: 32
 
 	Hooks  operation.Hooks
 	Logger *slog.Logger // nil: silent
 }
 
-// actionDeadline bounds what is done to a running instance.
-const actionDeadline = 10 * time.Minute
+// never is longer than any agent lives.
+const never = time.Duration(1<<63 - 1)
 
-// maxConsole is the most that is read of a console.
-const maxConsole = 64 << 10
+// maxStopGrace leaves an operation that stops a guest time enough to take its power away.
+const maxStopGrace = actionDeadline / 2
 
 // Agent does on one host what the records say: it does the operations of the instances there, keeps their power states
-// true, and answers for their consoles. Of one host, at most one agent may run at a time.
+// true, and answers for their consoles.
+//
+// Of one host, at most one agent may run at a time, in any process: a new one believes at once that its predecessor is
+// dead. A host is its ID, not its name: an agent that comes with another name renames the host, and one that comes with
+// another ID is another host, which finds its predecessor's domains to be orphans (see [Agent.Orphans]).
 type Agent struct {
-	cfg    AgentConfig
-	runner *operation.Runner
+	cfg     AgentConfig
+	runner  *operation.Runner
+	orphans orphans
 }
 
 // Topic returns the topic that a host's agent serves.
@@ -94,17 +100,31 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 	if missing != "" {
 		return nil, fmt.Errorf("compute: AgentConfig.%s is required: %w", missing, errdefs.ErrInvalidArgument)
 	}
+	if err := queue.CheckTopic(Topic(cfg.Host.ID)); err != nil {
+		return nil, fmt.Errorf("compute: AgentConfig.Host.ID %.64q must have letters, digits, - and _ only: %w", cfg.Host.ID, err)
+	}
+	if cfg.DiskGiB < 0 {
+		return nil, fmt.Errorf("compute: AgentConfig.DiskGiB is %d, must be at least 0: %w", cfg.DiskGiB, errdefs.ErrInvalidArgument)
+	}
 	if cfg.DiskGiB == 0 {
 		cfg.DiskGiB = 1 << 20
 	}
-	if cfg.StopGrace == 0 {
-		cfg.StopGrace = 60 * time.Second
-	}
-	if cfg.Heartbeat == 0 {
-		cfg.Heartbeat = 10 * time.Second
-	}
-	if cfg.Sync == 0 {
-		cfg.Sync = 60 * time.Second
+	for _, d := range []struct {
+		name       string
+		value      *time.Duration
+		most, zero time.Duration
+	}{
+		{"StopGrace", &cfg.StopGrace, maxStopGrace, time.Minute},
+		{"Heartbeat", &cfg.Heartbeat, scheduler.DownAfter - 1, 10 * time.Second},
+		{"Sync", &cfg.Sync, never, time.Minute},
+		{"Sweep", &cfg.Sweep, never, time.Hour},
+	} {
+		if *d.value < 0 || *d.value > d.most {
+			return nil, fmt.Errorf("compute: AgentConfig.%s is %v, must be 0 to %v: %w", d.name, *d.value, d.most, errdefs.ErrInvalidArgument)
+		}
+		if *d.value == 0 {
+			*d.value = d.zero
+		}
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -120,23 +140,31 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 }
 
 // Run registers the host and does its work until ctx ends; then it returns nil when everything it started has ended.
-// Guests go on running: the next agent adopts them.
+// Guests go on running: the next agent adopts them. It ends earlier, with an error, only if it can't begin.
 func (a *Agent) Run(ctx context.Context) error {
 	if err := a.register(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
 		return err
 	}
-	stop, err := a.serve()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop, err := a.serve(ctx)
 	if err != nil {
 		return err
 	}
 	defer stop()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	var parts sync.WaitGroup
-	defer parts.Wait()
-	parts.Go(func() { a.heartbeat(ctx) })
+	parts.Go(func() { a.every(ctx, a.cfg.Heartbeat, "heartbeat", a.beat) })
 	parts.Go(func() { a.watchPower(ctx) })
-	return a.runner.Run(ctx)
+	if s, ok := a.cfg.Disks.(Sweeper); ok {
+		parts.Go(func() { a.every(ctx, a.cfg.Sweep, "sweep", s.Sweep) })
+	}
+	err = a.runner.Run(ctx)
+	cancel()
+	parts.Wait()
+	return err
 }
 
 // register makes the host known, with what it has.
@@ -163,8 +191,16 @@ func (a *Agent) register(ctx context.Context) error {
 	})
 }
 
-func (a *Agent) heartbeat(ctx context.Context) {
-	ticker := time.NewTicker(a.cfg.Heartbeat)
+// beat records that the host is alive.
+func (a *Agent) beat(ctx context.Context) error {
+	return a.cfg.Store.Update(ctx, func(tx *state.Tx) error {
+		return scheduler.Beats.Put(tx, scheduler.Beat{HostID: a.cfg.Host.ID, At: time.Now().UTC()})
+	})
+}
+
+// every calls do at each tick until ctx ends.
+func (a *Agent) every(ctx context.Context, tick time.Duration, what string, do func(context.Context) error) {
+	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	for {
 		select {
@@ -172,17 +208,14 @@ func (a *Agent) heartbeat(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		err := a.cfg.Store.Update(ctx, func(tx *state.Tx) error {
-			return scheduler.Beats.Put(tx, scheduler.Beat{HostID: a.cfg.Host.ID, At: time.Now().UTC()})
-		})
-		if err != nil && ctx.Err() == nil {
-			a.cfg.Logger.Warn("compute: heartbeat not recorded", "error", err)
+		if err := do(ctx); err != nil && ctx.Err() == nil {
+			a.cfg.Logger.Warn("compute: "+what+" failed", "error", err)
 		}
 	}
 }
 
-// serve answers the doorbell and console requests.
-func (a *Agent) serve() (stop func(), err error) {
+// serve answers the doorbell and console requests until stop is called. The answers end with ctx.
+func (a *Agent) serve(ctx context.Context) (stop func(), err error) {
 	topic := Topic(a.cfg.Host.ID)
 	bell, err := a.cfg.Bus.Serve(topic, queue.Handle(func(context.Context, doorbell) (struct{}, error) {
 		a.runner.Ring()
@@ -191,15 +224,21 @@ func (a *Agent) serve() (stop func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("compute: host %s: %w", a.cfg.Host.Name, err)
 	}
-	console, err := a.cfg.Bus.Serve(topic+".console", queue.Handle(func(ctx context.Context, req consoleRequest) (consoleAnswer, error) {
-		out, err := a.cfg.Hypervisor.Console(ctx, req.InstanceID, min(req.Max, maxConsole))
+	console, err := a.cfg.Bus.Serve(topic+".console", queue.Handle(func(call context.Context, req consoleRequest) (consoleAnswer, error) {
+		call, cancel := context.WithCancel(call)
+		defer cancel()
+		defer context.AfterFunc(ctx, cancel)()
+		out, err := a.cfg.Hypervisor.Console(call, req.InstanceID, min(req.Max, maxConsole))
 		return consoleAnswer{out}, err
 	}))
 	if err != nil {
 		bell()
 		return nil, fmt.Errorf("compute: host %s: %w", a.cfg.Host.Name, err)
 	}
-	return func() { bell(); console() }, nil
+	return func() {
+		bell()
+		console()
+	}, nil
 }
 
 // instance returns an instance's record as it is now.

@@ -10,31 +10,6 @@ import (
 	"github.com/dewpoint-cloud/dewpoint/state"
 )
 
-// Flavor is a size of instance.
-type Flavor struct {
-	ID        string
-	Name      string // unique
-	VCPUs     int    // 1 to 256
-	MemoryMiB int    // 16 to 16 Mi
-	DiskGiB   int    // root disk; 0: as large as the image
-}
-
-// DefaultFlavors are the five that Nova has had since 2010.
-func DefaultFlavors() []Flavor {
-	return []Flavor{
-		{"1", "m1.tiny", 1, 512, 0},
-		{"2", "m1.small", 1, 2048, 20},
-		{"3", "m1.medium", 2, 4096, 40},
-		{"4", "m1.large", 4, 8192, 80},
-		{"5", "m1.xlarge", 8, 16384, 160},
-	}
-}
-
-// Resources returns what an instance of the flavor takes of its host.
-func (f Flavor) Resources() scheduler.Resources {
-	return scheduler.Resources{VCPUs: f.VCPUs, MemoryMiB: f.MemoryMiB, DiskGiB: f.DiskGiB}
-}
-
 // Instance is a virtual machine of a project.
 type Instance struct {
 	ID            string
@@ -47,6 +22,9 @@ type Instance struct {
 
 	Flavor    Flavor // as it was at launch
 	ImageID   string
+	KernelID  string // what boots the image, as it said at launch; "": it boots by itself
+	RamdiskID string // "": none
+	Cmdline   string // of the kernel; "" without one
 	KeyName   string
 	PublicKey string // authorized_keys line of the key pair; "" without one
 	UserData  []byte
@@ -58,8 +36,10 @@ type Instance struct {
 	State State
 	Task  Task       // what is being done to it
 	Power PowerState // what its domain was last seen to do
-	Fault string     // why it is in error, or why what is being done is not moving; in words for its owner
-	Epoch uint64     // which attempt at its domain
+	// Fault says, in words for its owner, why it is in error, why it stopped by itself, or why what is being done to it does
+	// not move. What it tells of a thing that failed stays until the next thing succeeds.
+	Fault string
+	Epoch uint64 // which attempt at its domain
 	// Generation rises with every change that an operation makes, so that what was observed before one is not
 	// written after it.
 	Generation uint64
@@ -81,7 +61,10 @@ func (i Instance) Clone() Instance {
 // claims tells whether the instance takes up room on its host.
 func (i Instance) claims() bool { return i.HostID != "" && i.State != StateError }
 
-// Object names the instance in operations.
+// tokenKey is what the instances that were made under one token are found by.
+func tokenKey(projectID, token string) string { return projectID + "/" + token }
+
+// object names the instance in operations.
 func (i Instance) object() string { return "instance/" + i.ID }
 
 // Use is what the instances of a project take of its quota.
@@ -99,9 +82,6 @@ func (u Use) Minus(o Use) Use {
 
 // The tables of this package, and what is derived from them.
 var (
-	Flavors = state.NewTable("flavor", func(f Flavor) string { return f.ID },
-		state.Unique("name", func(f Flavor) []string { return []string{f.Name} }))
-
 	Instances = state.NewTable("instance", func(i Instance) string { return i.ID },
 		state.Index("project", func(i Instance) []string { return []string{i.ProjectID} }),
 		state.Index("reservation", func(i Instance) []string { return []string{i.ReservationID} }),
@@ -111,11 +91,17 @@ var (
 			}
 			return []string{i.HostID}
 		}),
-		state.Unique("token", func(i Instance) []string {
+		state.Index("token", func(i Instance) []string {
 			if i.Token == "" {
 				return nil
 			}
-			return []string{fmt.Sprintf("%s/%s/%d", i.ProjectID, i.Token, i.LaunchIndex)}
+			return []string{tokenKey(i.ProjectID, i.Token)}
+		}),
+		state.Unique("token-index", func(i Instance) []string {
+			if i.Token == "" {
+				return nil
+			}
+			return []string{fmt.Sprintf("%s/%d", tokenKey(i.ProjectID, i.Token), i.LaunchIndex)}
 		}))
 
 	// HostUse is what the instances of a host take of it. An instance in error takes nothing: it has been undone.

@@ -1,18 +1,24 @@
 package compute
 
 import (
-	"context"
 	"time"
 
-	"github.com/dewpoint-cloud/dewpoint/network"
+	"github.com/containerd/errdefs"
+
 	"github.com/dewpoint-cloud/dewpoint/state"
 	"github.com/dewpoint-cloud/dewpoint/state/operation"
 )
 
-// work is what an operation on an instance keeps: which instance, and which attempt at its domain.
+// work is what an operation on an instance keeps: which instance, and which attempt at its domain. With the operation's
+// owner, which is the host, it names what a step may destroy; nothing is destroyed on another ground.
 type work struct {
 	InstanceID string
 	Epoch      uint64
+}
+
+type rebootWork struct {
+	work
+	Hard bool
 }
 
 // The kinds of operations on instances.
@@ -24,8 +30,12 @@ const (
 	kindStop      = "instance.stop"
 )
 
-// launchDeadline bounds a launch, image download included.
-const launchDeadline = 30 * time.Minute
+const (
+	// launchDeadline bounds a launch, image download included.
+	launchDeadline = 30 * time.Minute
+	// actionDeadline bounds what is done to a running instance.
+	actionDeadline = 10 * time.Minute
+)
 
 // launch makes an instance that the service has recorded, with its host, ports and addresses claimed.
 func (a *Agent) launch() operation.Definition {
@@ -36,31 +46,22 @@ func (a *Agent) launch() operation.Definition {
 			{Name: "network", Do: a.plug, Undo: a.unplug},
 			{Name: "domain", Do: a.create, Undo: a.destroy},
 		},
-		Done: a.change(func(i *Instance) {
+		Done: change(func(i *Instance) {
 			i.State, i.Task, i.Power, i.Fault = StateActive, TaskNone, PowerRunning, ""
 			if i.Launched.IsZero() {
 				i.Launched = time.Now().UTC()
 			}
 		}),
 		Failed: func(tx *state.Tx, w *work, reason string) error {
-			i, err := Instances.Get(tx, w.InstanceID)
-			if err != nil {
+			if err := a.release(tx, w.InstanceID); err != nil {
 				return err
 			}
-			for _, port := range i.Ports {
-				if err := a.cfg.Addresses.Release(tx, port); err != nil {
-					return err
-				}
-			}
-			i.Ports = nil
-			i.State, i.Power, i.Fault = StateError, PowerUnknown, reason
-			if i.Task == TaskSpawning { // not where a termination waits
-				i.Task = TaskNone
-			}
-			i.Generation++
-			return Instances.Put(tx, i)
+			return change(func(i *Instance) {
+				i.Ports = nil
+				i.State, i.Task, i.Power, i.Fault = StateError, TaskNone, PowerUnknown, reason
+			})(tx, w)
 		},
-		Problem: a.fault,
+		Problem: fault,
 	})
 }
 
@@ -69,29 +70,26 @@ func (a *Agent) terminate() operation.Definition {
 	return operation.Define(operation.Kind[work]{
 		Name: kindTerminate,
 		Steps: []operation.Step[work]{
-			{Name: "domain", Do: a.destroy},
+			{Name: "domain", Do: a.destroy, Then: a.markUnplugged},
 			{Name: "network", Do: a.unplug},
 			{Name: "disks", Do: a.removeDisks},
 		},
 		Persist: true,
 		Done: func(tx *state.Tx, w *work) error {
-			i, err := Instances.Get(tx, w.InstanceID)
-			if err != nil {
+			if err := a.release(tx, w.InstanceID); err != nil {
 				return err
 			}
-			for _, port := range i.Ports {
-				if err := a.cfg.Addresses.Release(tx, port); err != nil {
-					return err
-				}
+			if err := Instances.Delete(tx, w.InstanceID); !errdefs.IsNotFound(err) {
+				return err
 			}
-			return Instances.Delete(tx, i.ID)
+			return nil
 		},
-		Problem: a.fault,
+		Problem: fault,
 	})
 }
 
 // start runs a stopped instance again. All that it needs is made if it is missing, as after a restart of the host. What
-// was made stays if it fails: it belongs to the instance.
+// was made stays if it fails (there is no Undo): it belongs to the instance.
 func (a *Agent) start() operation.Definition {
 	return operation.Define(operation.Kind[work]{
 		Name: kindStart,
@@ -100,26 +98,25 @@ func (a *Agent) start() operation.Definition {
 			{Name: "network", Do: a.plug},
 			{Name: "domain", Do: a.create},
 		},
-		Done: a.change(func(i *Instance) {
+		Done: change(func(i *Instance) {
 			i.State, i.Task, i.Power, i.Fault = StateActive, TaskNone, PowerRunning, ""
 		}),
-		Failed:  a.giveUp(StateStopped),
-		Problem: a.fault,
+		Failed:  giveUp,
+		Problem: fault,
 	})
 }
 
-// stop ends an instance's guest and keeps the rest.
+// stop ends an instance's guest and keeps the rest: its disks, its addresses and its taps.
 func (a *Agent) stop() operation.Definition {
 	return operation.Define(operation.Kind[work]{
 		Name: kindStop,
-		Steps: []operation.Step[work]{{Name: "power off", Do: func(ctx context.Context, w *work) error {
-			return a.cfg.Hypervisor.Stop(ctx, w.InstanceID, a.cfg.StopGrace)
-		}}}, // no Undo: a guest that is off is not brought back by a failure to turn it off
-		Done: a.change(func(i *Instance) {
+		// No Undo: a guest that is off is not brought back by a failure to turn it off.
+		Steps: []operation.Step[work]{{Name: "power off", Do: a.powerOff}},
+		Done: change(func(i *Instance) {
 			i.State, i.Task, i.Power, i.Fault = StateStopped, TaskNone, PowerShutoff, ""
 		}),
-		Failed:  a.giveUp(""),
-		Problem: a.fault,
+		Failed:  giveUp,
+		Problem: fault,
 	})
 }
 
@@ -127,112 +124,43 @@ func (a *Agent) stop() operation.Definition {
 func (a *Agent) reboot() operation.Definition {
 	return operation.Define(operation.Kind[rebootWork]{
 		Name: kindReboot,
-		Steps: []operation.Step[rebootWork]{{Name: "reset", Do: func(ctx context.Context, w *rebootWork) error {
-			return a.cfg.Hypervisor.Reboot(ctx, w.InstanceID, w.Hard)
-		}}}, // no Undo: there is none for a reboot
+		// No Undo: there is none for a reboot.
+		Steps: []operation.Step[rebootWork]{{Name: "reset", Do: a.reset}},
 		Done: func(tx *state.Tx, w *rebootWork) error {
-			return a.change(func(i *Instance) { i.State, i.Task, i.Power, i.Fault = StateActive, TaskNone, PowerRunning, "" })(tx, &w.work)
+			return change(func(i *Instance) {
+				i.State, i.Task, i.Power, i.Fault = StateActive, TaskNone, PowerRunning, ""
+			})(tx, &w.work)
 		},
-		Failed: func(tx *state.Tx, w *rebootWork, reason string) error {
-			return a.giveUp("")(tx, &w.work, reason)
-		},
+		Failed:  func(tx *state.Tx, w *rebootWork, reason string) error { return giveUp(tx, &w.work, reason) },
+		Problem: func(tx *state.Tx, w *rebootWork, problem string) error { return fault(tx, &w.work, problem) },
 	})
 }
 
-type rebootWork struct {
-	work
-	Hard bool
-}
-
-// The steps.
-
-func (a *Agent) makeDisks(ctx context.Context, w *work) error {
-	i, err := a.instance(w.InstanceID)
-	if err != nil {
-		return err
-	}
-	_, err = a.cfg.Disks.Make(ctx, i)
-	return err
-}
-
-func (a *Agent) removeDisks(ctx context.Context, w *work) error {
-	return a.cfg.Disks.Remove(ctx, w.InstanceID)
-}
-
-func (a *Agent) plug(ctx context.Context, w *work) error {
-	i, err := a.instance(w.InstanceID)
-	if err != nil {
-		return err
-	}
-	for _, port := range i.Ports {
-		if _, err := a.cfg.Network.Plug(ctx, port); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (a *Agent) unplug(ctx context.Context, w *work) error {
-	i, err := a.instance(w.InstanceID)
-	if err != nil {
-		return err
-	}
-	for _, port := range i.Ports {
-		if err := a.cfg.Network.Unplug(ctx, port); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (a *Agent) create(ctx context.Context, w *work) error {
-	i, err := a.instance(w.InstanceID)
-	if err != nil {
-		return err
-	}
-	m, err := a.machine(ctx, i)
-	if err != nil {
-		return err
-	}
-	return a.cfg.Hypervisor.Create(ctx, m)
-}
-
-func (a *Agent) destroy(ctx context.Context, w *work) error {
-	return a.cfg.Hypervisor.Destroy(ctx, w.InstanceID, w.Epoch)
-}
-
-// machine puts together what the hypervisor needs. The disks are asked for again: making them is idempotent, and a
-// restarted agent has nothing in memory.
-func (a *Agent) machine(ctx context.Context, i Instance) (Machine, error) {
-	files, err := a.cfg.Disks.Make(ctx, i)
-	if err != nil {
-		return Machine{}, err
-	}
-	m := Machine{
-		ID: i.ID, Epoch: i.Epoch, Name: i.Name, VCPUs: i.Flavor.VCPUs, MemoryMiB: i.Flavor.MemoryMiB,
-		Kernel: files.Kernel, Ramdisk: files.Ramdisk, Cmdline: files.Cmdline, Disks: files.Disks, ConsoleLog: files.ConsoleLog,
-	}
-	err = a.cfg.Store.View(func(v *state.View) error {
-		for _, id := range i.Ports {
-			p, err := network.Ports.Get(v, id)
-			if err != nil {
-				return err
-			}
-			n, err := network.Networks.Get(v, p.NetworkID)
-			if err != nil {
-				return err
-			}
-			m.NICs = append(m.NICs, NIC{Tap: p.TapName(), MAC: p.HardwareAddr(), MTU: n.MTU})
-		}
+// release gives the ports and addresses of an instance back.
+func (a *Agent) release(tx *state.Tx, instanceID string) error {
+	i, err := Instances.Get(tx, instanceID)
+	if errdefs.IsNotFound(err) {
 		return nil
-	})
-	return m, err
+	}
+	if err != nil {
+		return err
+	}
+	for _, port := range i.Ports {
+		if err := a.cfg.Addresses.Release(tx, port); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// change returns an effect that changes the instance's record at the end of an operation.
-func (a *Agent) change(f func(*Instance)) func(tx *state.Tx, w *work) error {
+// change returns an effect that changes the instance's record at the end of an operation. Where a termination waits,
+// it goes on waiting. That there is no record any more is no error: an operation must be able to end.
+func change(f func(*Instance)) func(tx *state.Tx, w *work) error {
 	return func(tx *state.Tx, w *work) error {
 		i, err := Instances.Get(tx, w.InstanceID)
+		if errdefs.IsNotFound(err) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -246,21 +174,18 @@ func (a *Agent) change(f func(*Instance)) func(tx *state.Tx, w *work) error {
 	}
 }
 
-// giveUp returns an effect that leaves the instance in a state, or in the one it has, with the reason.
-func (a *Agent) giveUp(s State) func(tx *state.Tx, w *work, reason string) error {
-	return func(tx *state.Tx, w *work, reason string) error {
-		return a.change(func(i *Instance) {
-			if s != "" {
-				i.State = s
-			}
-			i.Task, i.Fault = TaskNone, reason
-		})(tx, w)
-	}
+// giveUp leaves the instance in the state it has, with the reason. What its domain does now, the next comparison of power
+// states says.
+func giveUp(tx *state.Tx, w *work, reason string) error {
+	return change(func(i *Instance) { i.Task, i.Fault = TaskNone, reason })(tx, w)
 }
 
 // fault shows on the instance why what is being done is not moving.
-func (a *Agent) fault(tx *state.Tx, w *work, problem string) error {
+func fault(tx *state.Tx, w *work, problem string) error {
 	i, err := Instances.Get(tx, w.InstanceID)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -3,48 +3,78 @@ package compute
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/dewpoint-cloud/dewpoint/state"
 	"github.com/dewpoint-cloud/dewpoint/state/operation"
 )
 
-// watchPower keeps the power states in the records true: at once when the hypervisor tells of a change, and by
-// comparing everything at the start, after each reconnection, and every now and then.
+// settle is how long after an event that came in the middle of an operation the hypervisor is asked again.
+const settle = 5 * time.Second
+
+// watchPower keeps the power states in the records true: soon after the hypervisor tells of a change that no operation
+// made, and by comparing everything at the start, after each reconnection, and every now and then.
 func (a *Agent) watchPower(ctx context.Context) {
-	events := make(chan PowerEvent)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
+	sooner := make(chan time.Duration, 1) // to compare, at the latest so long from now
+	var events sync.WaitGroup
+	defer events.Wait()
+	events.Go(func() {
 		for e := range a.cfg.Hypervisor.Events(ctx) {
-			select {
-			case events <- e:
-			case <-ctx.Done():
-				return
+			if within, ok := a.matters(e); ok {
+				if within == 0 {
+					select { // what is worth comparing at once makes up for what can wait
+					case <-sooner:
+					default:
+					}
+				}
+				select {
+				case sooner <- within:
+				default:
+				}
 			}
 		}
-	}()
-	defer func() { <-ended }()
-	ticker := time.NewTicker(a.cfg.Sync)
-	defer ticker.Stop()
+	})
+	timer := time.NewTimer(a.cfg.Sync)
+	defer timer.Stop()
+	next := time.Now().Add(a.cfg.Sync)
 	for {
-		var err error
 		select {
 		case <-ctx.Done():
 			return
-		case <-ended:
-			<-ctx.Done() // a driver whose events ended early: the next agent will know
-			return
-		case <-ticker.C:
-			err = a.syncPower(ctx)
-		case <-events:
-			// An event says what was; the hypervisor is asked what is.
-			err = a.syncPower(ctx)
+		case within := <-sooner:
+			if at := time.Now().Add(within); at.Before(next) {
+				next = at
+				timer.Reset(within)
+			}
+			continue
+		case <-timer.C:
 		}
-		if err != nil && ctx.Err() == nil {
+		if err := a.syncPower(ctx); err != nil && ctx.Err() == nil {
 			a.cfg.Logger.Warn("compute: power states could not be compared", "error", err)
 		}
+		next = time.Now().Add(a.cfg.Sync)
+		timer.Reset(a.cfg.Sync)
 	}
+}
+
+// matters tells whether an event calls for a comparison, and how soon. An event says what was; it is no more than a
+// reason to ask what is.
+func (a *Agent) matters(e PowerEvent) (within time.Duration, ok bool) {
+	if e.Resync {
+		return 0, true
+	}
+	i, err := a.instance(e.ID)
+	switch {
+	case err != nil || i.HostID != a.cfg.Host.ID:
+		return 0, false // somebody else's; orphans are found in time
+	case i.Task == TaskNone:
+		return 0, i.Power != e.Power
+	case i.Task == TaskDeleting && e.Power == PowerShutoff, i.Task == TaskStopping && e.Power == PowerShutoff,
+		i.Task != TaskDeleting && i.Task != TaskStopping && e.Power == PowerRunning:
+		return 0, false // the operation's own doing
+	}
+	return settle, true
 }
 
 // syncPower compares every instance of the host with what the hypervisor runs.
@@ -75,35 +105,8 @@ func (a *Agent) syncPower(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, orphan := range a.orphans(domains) {
-		a.cfg.Logger.Warn("compute: a domain that no record names; it is left alone", "domain", orphan.Name, "id", orphan.ID, "epoch", orphan.Epoch, "power", orphan.Power)
-	}
+	a.reportOrphans(domains, before)
 	return nil
-}
-
-// Orphans returns the domains of the host that this library made and no record names. They are reported and never
-// destroyed: a record that is missing may be a store that was lost.
-func (a *Agent) Orphans(ctx context.Context) ([]Domain, error) {
-	domains, err := a.cfg.Hypervisor.List(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return a.orphans(domains), nil
-}
-
-func (a *Agent) orphans(domains []Domain) (all []Domain) {
-	_ = a.cfg.Store.View(func(v *state.View) error {
-		for _, d := range domains {
-			if !d.Ours {
-				continue
-			}
-			if i, err := Instances.Get(v, d.ID); err != nil || i.HostID != a.cfg.Host.ID || i.Epoch != d.Epoch {
-				all = append(all, d)
-			}
-		}
-		return nil
-	})
-	return all
 }
 
 // observe records what the hypervisor said of an instance, unless an operation is at it, or has been since the record
@@ -117,15 +120,15 @@ func (a *Agent) observe(ctx context.Context, id string, power PowerState, genera
 		if i.State == StateError || i.State == StateBuilding || len(operation.Open(r, i.object())) > 0 {
 			return i, false
 		}
-		was := i.Power
+		was := i
 		i.Power = power
 		switch power {
 		case PowerRunning:
 			i.State, i.Fault = StateActive, ""
 		case PowerPaused:
-			i.State = StatePaused
+			i.State, i.Fault = StatePaused, ""
 		case PowerShutoff:
-			i.State = StateStopped
+			i.State, i.Fault = StateStopped, ""
 		case PowerCrashed:
 			i.State, i.Fault = StateStopped, "the guest crashed"
 		case PowerUnknown:
@@ -133,7 +136,7 @@ func (a *Agent) observe(ctx context.Context, id string, power PowerState, genera
 		default:
 			return i, false
 		}
-		return i, was != power
+		return i, i.Power != was.Power || i.State != was.State
 	}
 	changed := false
 	_ = a.cfg.Store.View(func(v *state.View) error { _, changed = look(v); return nil })

@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/uuid"
@@ -36,8 +38,9 @@ type RunRequest struct {
 	MinCount int // fewer is refused; 0: MaxCount
 	MaxCount int // as many as quota and room allow, up to this; 0: 1, or MinCount if that is more
 
-	// Token makes repeating the request safe: the same token and request return what the first one made. A changed
-	// request under a used token is FailedPrecondition. At most 64 printable ASCII characters; "": none.
+	// Token makes repeating the request safe: the same token and request return what the first one made, as it is now, for
+	// as long as any of it exists. A changed request under a used token is FailedPrecondition. Tokens belong to the project.
+	// At most 64 printable ASCII characters; "": none.
 	Token string
 }
 
@@ -114,13 +117,7 @@ func (req *RunRequest) check() error {
 var validToken = regexp.MustCompile(`^[!-~]{0,64}$`)
 
 func validName(name string) bool {
-	n := 0
-	for _, r := range name {
-		if n++; n > 255 || r < ' ' || r == 0x7f || r == 0xfffd {
-			return false
-		}
-	}
-	return n > 0 && strings.TrimSpace(name) != ""
+	return plain(name) && utf8.RuneCountInString(name) <= 255 && strings.TrimSpace(name) != ""
 }
 
 // record does the work of Run in one transaction.
@@ -135,11 +132,9 @@ func (s *Service) record(tx *state.Tx, caller auth.Caller, req RunRequest) (made
 	if proto.Flavor, err = findFlavor(tx, req.Flavor); err != nil {
 		return nil, false, err
 	}
-	img, err := s.usableImage(tx, caller, req.Image, proto.Flavor)
-	if err != nil {
+	if err := proto.boot(tx, caller, req.Image); err != nil {
 		return nil, false, err
 	}
-	proto.ImageID = img.ID
 	if req.KeyName != "" {
 		key, err := auth.FindKeyPair(tx, caller.UserID, req.KeyName)
 		if err != nil {
@@ -213,40 +208,54 @@ func repeated(tx *state.Tx, caller auth.Caller, req RunRequest, hash string) (ma
 	if req.Token == "" {
 		return nil, nil
 	}
-	for index := range req.MaxCount {
-		i, err := Instances.One(tx, "token", fmt.Sprintf("%s/%s/%d", caller.ProjectID, req.Token, index))
-		if errdefs.IsNotFound(err) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
+	for i := range Instances.By(tx, "token", tokenKey(caller.ProjectID, req.Token)) {
 		if i.TokenHash != hash {
 			return nil, fmt.Errorf("compute: Token %q was used for another request: %w", req.Token, errdefs.ErrFailedPrecondition)
 		}
 		made = append(made, i)
 	}
+	slices.SortFunc(made, func(a, b Instance) int { return a.LaunchIndex - b.LaunchIndex })
 	return made, nil
 }
 
-func findFlavor(r state.Reader, idOrName string) (Flavor, error) {
-	f, err := Flavors.Get(r, idOrName)
-	if errdefs.IsNotFound(err) {
-		f, err = Flavors.One(r, "name", idOrName)
-	}
-	if err != nil {
-		return f, fmt.Errorf("flavor %q: %w", idOrName, errdefs.ErrNotFound)
-	}
-	return f, nil
-}
+// defaultCmdline is what a kernel boots with whose image says nothing.
+const defaultCmdline = "root=/dev/vda console=ttyS0"
 
-// usableImage returns the image if the caller may boot it with the flavor.
-func (s *Service) usableImage(r state.Reader, caller auth.Caller, id string, f Flavor) (image.Image, error) {
-	img, err := image.Visible(r, caller, id)
+// boot fills in what the instances boot from, if the caller may boot it with the flavor. The kernel's command line is the
+// image's property os_command_line, as in OpenStack.
+func (i *Instance) boot(r state.Reader, caller auth.Caller, imageID string) error {
+	img, err := image.Visible(r, caller, imageID)
 	if err != nil {
-		return img, err
+		return err
 	}
-	return img, img.Bootable(f.MemoryMiB, f.DiskGiB)
+	if err := img.Bootable(i.Flavor.MemoryMiB, i.Flavor.DiskGiB); err != nil {
+		return err
+	}
+	i.ImageID, i.KernelID, i.RamdiskID = img.ID, img.KernelID, img.RamdiskID
+	if img.KernelID == "" {
+		return nil
+	}
+	i.Cmdline = defaultCmdline
+	if line, ok := img.Properties["os_command_line"]; ok {
+		i.Cmdline = line
+	}
+	if !plain(i.Cmdline) {
+		return fmt.Errorf("compute: image %s: its property os_command_line has control characters: %w", img.ID, errdefs.ErrInvalidArgument)
+	}
+	for _, id := range []string{img.KernelID, img.RamdiskID} {
+		if id == "" {
+			continue
+		}
+		part, err := image.Images.Get(r, id)
+		if err != nil {
+			return fmt.Errorf("compute: image %s boots with image %s, which is gone: %w", img.ID, id, errdefs.ErrFailedPrecondition)
+		}
+		if part.Status != image.Active {
+			return fmt.Errorf("compute: image %s boots with image %s, which is %s, must be active: %w", img.ID, id, part.Status,
+				errdefs.ErrFailedPrecondition)
+		}
+	}
+	return nil
 }
 
 // networks returns the ids of the networks asked for, or of the one there is.
@@ -284,16 +293,25 @@ func (s *Service) networks(r state.Reader, caller auth.Caller, asked []string) (
 // room returns how many instances the quota allows, up to MaxCount, or refuses.
 func (s *Service) room(tx *state.Tx, caller auth.Caller, req RunRequest, f Flavor) (int, error) {
 	used := ProjectUse.Get(tx, caller.ProjectID)
-	n := req.MaxCount
-	for {
-		err := auth.CheckQuota(tx, caller.ProjectID,
+	check := func(n int) error {
+		return auth.CheckQuota(tx, caller.ProjectID,
 			auth.Amounts{Instances: n, Cores: n * f.VCPUs, MemoryMiB: n * f.MemoryMiB},
 			auth.Amounts{Instances: used.Instances, Cores: used.Cores, MemoryMiB: used.MemoryMiB})
-		if err == nil || n == req.MinCount || !errdefs.IsResourceExhausted(err) {
-			return n, err
-		}
-		n--
 	}
+	err := check(req.MaxCount)
+	var over *auth.QuotaError
+	if !errors.As(err, &over) || req.MinCount == req.MaxCount {
+		return req.MaxCount, err
+	}
+	n := req.MaxCount
+	for _, o := range over.Over {
+		each := o.Asked / req.MaxCount
+		n = min(n, max(0, o.Limit-o.InUse)/each)
+	}
+	if n < req.MinCount {
+		return 0, check(req.MinCount)
+	}
+	return n, nil
 }
 
 // place finds hosts for as many of n instances as there is room for, at least least.

@@ -2,6 +2,7 @@ package compute
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 
@@ -96,6 +97,9 @@ func (s *Service) List(ctx context.Context, o ListOptions) ([]Instance, error) {
 			return nil, err
 		}
 	}
+	if o.Limit < 0 {
+		return nil, fmt.Errorf("compute: Limit is %d, must be at least 0: %w", o.Limit, errdefs.ErrInvalidArgument)
+	}
 	var all []Instance
 	err = s.cfg.Store.View(func(v *state.View) error {
 		from := Instances.By(v, "project", caller.ProjectID)
@@ -131,13 +135,17 @@ func (s *Service) Wait(ctx context.Context, id string, until func(Instance) bool
 	return i, err
 }
 
-// WaitActive waits until the instance runs. A launch that failed is FailedPrecondition, with the instance's fault.
+// WaitActive waits until the instance runs and nothing is being done to it. One that comes to rest in another state, such as
+// a launch that failed, is FailedPrecondition, with the instance's fault; one that is terminated is NotFound when it is gone.
 func (s *Service) WaitActive(ctx context.Context, id string) (Instance, error) {
-	i, err := s.Wait(ctx, id, func(i Instance) bool { return i.Task == TaskNone && (i.State == StateActive || i.State == StateError) })
-	if err == nil && i.State == StateError {
-		err = fmt.Errorf("instance %s: %s: %w", id, i.Fault, errdefs.ErrFailedPrecondition)
+	i, err := s.Wait(ctx, id, func(i Instance) bool { return i.Task == TaskNone })
+	switch {
+	case err != nil || i.State == StateActive:
+		return i, err
+	case i.Fault != "":
+		return i, fmt.Errorf("instance %s is %s: %s: %w", id, i.State, i.Fault, errdefs.ErrFailedPrecondition)
 	}
-	return i, err
+	return i, fmt.Errorf("instance %s is %s: %w", id, i.State, errdefs.ErrFailedPrecondition)
 }
 
 // WaitGone waits until the instance is terminated and all that it had is given back.
@@ -149,19 +157,22 @@ func (s *Service) WaitGone(ctx context.Context, id string) error {
 	return err
 }
 
-// Terminate ends an instance in any state and gives back all that it has. An instance that is being terminated
-// already is success.
+// Terminate ends an instance in any state, and whatever is being done to it, and gives back all that it has. An instance
+// that is being terminated already is success. It is done when its host's agent gets to it: one whose host never comes
+// back stays as it is, with what it has, "deleting".
 func (s *Service) Terminate(ctx context.Context, id string) error {
-	return s.begin(ctx, "compute:terminate", id, func(tx *state.Tx, i Instance) (Instance, error) {
+	return s.begin(ctx, "compute:terminate", id, func(tx *state.Tx, i *Instance) error {
 		if i.Task == TaskDeleting {
-			return i, nil
+			return errNothing
 		}
-		if _, err := operation.Cancel(tx, i.object(), kindLaunch); err != nil {
-			return i, err
+		for _, kind := range []string{kindLaunch, kindStart, kindStop, kindReboot} {
+			if _, err := operation.Cancel(tx, i.object(), kind); err != nil {
+				return err
+			}
 		}
 		i.Task = TaskDeleting
 		_, err := operation.Begin(tx, i.operation(kindTerminate, 0))
-		return i, err
+		return err
 	})
 }
 
@@ -172,15 +183,15 @@ func (s *Service) Reboot(ctx context.Context, id string, hard bool) error {
 	if hard {
 		task = TaskHardReboot
 	}
-	return s.begin(ctx, "compute:reboot", id, func(tx *state.Tx, i Instance) (Instance, error) {
+	return s.begin(ctx, "compute:reboot", id, func(tx *state.Tx, i *Instance) error {
 		if err := i.may(task); err != nil {
-			return i, err
+			return err
 		}
 		i.Task = task
 		op := i.operation(kindReboot, actionDeadline)
 		op.Data = rebootWork{work{i.ID, i.Epoch}, hard}
 		_, err := operation.Begin(tx, op)
-		return i, err
+		return err
 	})
 }
 
@@ -189,24 +200,28 @@ func (s *Service) Start(ctx context.Context, id string) error {
 	return s.simple(ctx, "compute:start", id, TaskStarting, kindStart)
 }
 
-// Stop asks the guest to power off, and takes the power away if it does not in time.
+// Stop asks the guest to power off, and takes the power away if it does not in time. The instance keeps its disks, its
+// addresses and its place on its host.
 func (s *Service) Stop(ctx context.Context, id string) error {
 	return s.simple(ctx, "compute:stop", id, TaskStopping, kindStop)
 }
 
 func (s *Service) simple(ctx context.Context, action, id string, task Task, kind string) error {
-	return s.begin(ctx, action, id, func(tx *state.Tx, i Instance) (Instance, error) {
+	return s.begin(ctx, action, id, func(tx *state.Tx, i *Instance) error {
 		if err := i.may(task); err != nil {
-			return i, err
+			return err
 		}
 		i.Task = task
 		_, err := operation.Begin(tx, i.operation(kind, actionDeadline))
-		return i, err
+		return err
 	})
 }
 
+// errNothing is what an intent returns that has nothing to change.
+var errNothing = errors.New("nothing to change")
+
 // begin authorises an action on an instance, states its intent, and rings the host.
-func (s *Service) begin(ctx context.Context, action, id string, intent func(tx *state.Tx, i Instance) (Instance, error)) error {
+func (s *Service) begin(ctx context.Context, action, id string, intent func(tx *state.Tx, i *Instance) error) error {
 	caller, err := s.cfg.Policy.Authorize(ctx, action, "")
 	if err != nil {
 		return err
@@ -216,12 +231,15 @@ func (s *Service) begin(ctx context.Context, action, id string, intent func(tx *
 		if i, err = owned(tx, caller, id); err != nil {
 			return err
 		}
-		if i, err = intent(tx, i); err != nil {
+		if err := intent(tx, &i); err != nil {
 			return err
 		}
 		i.Generation++
 		return Instances.Put(tx, i)
 	})
+	if err == errNothing {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -229,8 +247,12 @@ func (s *Service) begin(ctx context.Context, action, id string, intent func(tx *
 	return nil
 }
 
+// maxConsole is the most that is read of a console, in bytes.
+const maxConsole = 64 << 10
+
 // Console returns the last max bytes that the instance wrote to its first serial port; max 0 means 64 KiB, which is
-// also the most there is.
+// also the most there is. An instance without a domain, as before it first ran, is FailedPrecondition; a host that does
+// not answer is Unavailable.
 func (s *Service) Console(ctx context.Context, id string, max int) ([]byte, error) {
 	caller, err := s.cfg.Policy.Authorize(ctx, "compute:console", "")
 	if err != nil {
@@ -247,6 +269,12 @@ func (s *Service) Console(ctx context.Context, id string, max int) ([]byte, erro
 		return nil, err
 	}
 	answer, err := queue.Call[consoleRequest, consoleAnswer](ctx, s.cfg.Bus, Topic(i.HostID)+".console", consoleRequest{id, max})
+	switch {
+	case errdefs.IsNotFound(err):
+		err = fmt.Errorf("instance %s is %s and has no console now: %w", id, i.State, errdefs.ErrFailedPrecondition)
+	case errors.Is(err, queue.ErrNoListener):
+		err = fmt.Errorf("instance %s: its host does not answer: %w", id, errdefs.ErrUnavailable)
+	}
 	return answer.Output, err
 }
 
