@@ -10,46 +10,37 @@ import (
 	"github.com/dewpoint-cloud/dewpoint/state"
 )
 
-// drive does one operation as far as it goes: to its end, to a failure that is to be tried again later, or to the
-// loss of the operation or of ctx.
-func (r *Runner) drive(ctx context.Context, d *drive, rec Record) {
+// drive does one operation as far as it goes: to its end, or to a failure that is to be tried again later, which is in
+// the record then. It returns an error when it had to drop the operation in between: it was killed, it lost the
+// operation, or the store did not take what was to be recorded.
+func (r *Runner) drive(ctx context.Context, d *drive, rec Record) error {
 	log := r.cfg.Logger.With("operation", rec.Kind, "object", rec.Object, "id", rec.ID)
-	def, known := r.kinds[rec.Kind]
-	if !known {
-		log.Error("operation: this worker does not know the kind")
-		<-ctx.Done() // hold the object: what comes after must not overtake
-		return
+	def := r.kinds[rec.Kind]
+	more := false
+	err := r.point(rec, "before take")
+	if err == nil {
+		rec, more, err = r.take(ctx, d, rec.ID)
 	}
-	if r.point(rec, "before take") != nil {
-		return
+	if err == nil && more {
+		err = r.point(rec, "after take")
 	}
-	rec, err := r.take(ctx, rec.ID)
-	if err != nil || r.point(rec, "after take") != nil {
-		return
+	for err == nil && more {
+		more, err = r.step(ctx, d, def, &rec)
 	}
-	for {
-		more, err := r.step(ctx, d, def, &rec)
-		if err != nil {
-			if ctx.Err() == nil {
-				log.Warn("operation: dropped", "step", rec.Step, "error", err)
-			}
-			return
-		}
-		if !more {
-			return
-		}
+	if err != nil && ctx.Err() == nil {
+		log.Warn("operation: dropped", "step", rec.Step, "undoing", rec.Undoing, "error", err)
 	}
+	return err
 }
 
 // step does, or undoes, the next step and records it. It returns false when the operation has ended or must wait.
 func (r *Runner) step(ctx context.Context, d *drive, def Definition, rec *Record) (more bool, err error) {
-	if !rec.Undoing && !def.persist {
-		if rec.Cancel {
-			return r.turn(ctx, def, rec, errCancelled)
-		}
-		if !rec.Deadline.IsZero() && !time.Now().Before(rec.Deadline) {
-			return r.turn(ctx, def, rec, errDeadline)
-		}
+	forward := !rec.Undoing && !def.persist
+	if forward && rec.Cancel {
+		return r.turn(ctx, d, def, rec, errCancelled)
+	}
+	if forward && rec.late() {
+		return r.turn(ctx, d, def, rec, errDeadline)
 	}
 	name := def.steps[rec.Step]
 	work, f := "do "+name, def.do
@@ -59,25 +50,26 @@ func (r *Runner) step(ctx context.Context, d *drive, def Definition, rec *Record
 	if err := r.point(*rec, "before "+work); err != nil {
 		return false, err
 	}
-	data, err := r.attempt(ctx, d, def, rec, f)
-	if perr := r.point(*rec, "after "+work); perr != nil {
-		return false, perr
+	data, failed := r.attempt(ctx, d, def, rec, f)
+	if err := r.point(*rec, "after "+work); err != nil {
+		return false, err
+	}
+	if failed == nil {
+		if more, failed, err = r.advance(ctx, d, def, rec, data); failed == nil {
+			return more, err
+		}
 	}
 	switch {
-	case err == nil:
-		return r.advance(ctx, def, rec, data)
 	case ctx.Err() != nil:
 		return false, context.Cause(ctx)
-	case errors.Is(err, errCancelled):
-		rec.Cancel = true
-		return true, nil
-	case errors.Is(err, errDeadline):
-		return r.turn(ctx, def, rec, errDeadline)
-	case !rec.Undoing && !def.persist && (permanent(err) || rec.Attempts+1 >= def.attempts):
-		return r.turn(ctx, def, rec, err)
+	case forward && (errors.Is(failed, errCancelled) || errors.Is(failed, errDeadline) || permanent(failed) || rec.Attempts+1 >= def.attempts):
+		return r.turn(ctx, d, def, rec, failed)
 	}
-	return r.later(ctx, def, rec, err)
+	return r.later(ctx, d, def, rec, failed)
 }
+
+// late tells whether the operation's time is over.
+func (r Record) late() bool { return !r.Deadline.IsZero() && !time.Now().Before(r.Deadline) }
 
 // attempt runs a step. One that is done, not undone, ends at the operation's deadline and when it is cancelled.
 func (r *Runner) attempt(ctx context.Context, d *drive, def Definition, rec *Record,
@@ -93,6 +85,9 @@ func (r *Runner) attempt(ctx context.Context, d *drive, def Definition, rec *Rec
 		}
 		r.mu.Lock()
 		d.asked = stop
+		if d.cancelled { // between two steps, after the record was last read
+			stop(errCancelled)
+		}
 		r.mu.Unlock()
 		defer func() {
 			r.mu.Lock()
@@ -100,11 +95,7 @@ func (r *Runner) attempt(ctx context.Context, d *drive, def Definition, rec *Rec
 			r.mu.Unlock()
 		}()
 	}
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("panic in step %s: %v", def.steps[rec.Step], p)
-		}
-	}()
+	defer caught(&err, def.steps[rec.Step])
 	data, err = f(ctx, rec.Step, rec.Data)
 	if cause := context.Cause(ctx); err != nil && (errors.Is(cause, errCancelled) || errors.Is(cause, errDeadline)) {
 		err = cause
@@ -112,10 +103,19 @@ func (r *Runner) attempt(ctx context.Context, d *drive, def Definition, rec *Rec
 	return data, err
 }
 
-// advance records a step as done or undone, and, if it was the last, the end of the operation.
-func (r *Runner) advance(ctx context.Context, def Definition, rec *Record, data json.RawMessage) (more bool, err error) {
+// caught makes a panic in a step an error: it must not take the operations of others along.
+func caught(err *error, step string) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("panic in step %s: %v", step, p)
+	}
+}
+
+// advance records a step as done or undone, and, if it was the last, the end of the operation. What the step's own part of
+// the transaction says against it is failed; what the store says is err.
+func (r *Runner) advance(ctx context.Context, d *drive, def Definition, rec *Record, data json.RawMessage) (more bool, failed, err error) {
 	ended := false
-	err = r.record(ctx, rec, func(tx *state.Tx, cur *Record) error {
+	err = r.record(ctx, d, rec, func(tx *state.Tx, cur *Record) error {
+		failed = nil
 		cur.Data = data
 		cur.Attempts, cur.Problem, cur.Retry = 0, "", time.Time{}
 		if cur.Undoing {
@@ -123,8 +123,8 @@ func (r *Runner) advance(ctx context.Context, def Definition, rec *Record, data 
 		} else {
 			ended = cur.Step == len(def.steps)-1
 		}
-		if err := def.record(tx, cur, cur.Step, cur.Undoing, ended); err != nil {
-			return err
+		if failed = def.effects(tx, cur, ended); failed != nil {
+			return failed
 		}
 		switch {
 		case ended:
@@ -136,15 +136,18 @@ func (r *Runner) advance(ctx context.Context, def Definition, rec *Record, data 
 		}
 		return Table.Put(tx, *cur)
 	})
-	if err != nil && !rec.Undoing && !def.persist && permanent(err) && !errors.Is(err, errLost) {
-		return r.turn(ctx, def, rec, err)
-	}
-	return err == nil && !ended, err
+	return err == nil && !ended, failed, err
+}
+
+// effects runs the step's part of the transaction.
+func (def Definition) effects(tx *state.Tx, cur *Record, ended bool) (err error) {
+	defer caught(&err, def.steps[cur.Step])
+	return def.record(tx, cur, cur.Step, cur.Undoing, ended)
 }
 
 // turn makes the operation go backwards from the step it is at, because of cause.
-func (r *Runner) turn(ctx context.Context, def Definition, rec *Record, cause error) (more bool, err error) {
-	err = r.record(ctx, rec, func(tx *state.Tx, cur *Record) error {
+func (r *Runner) turn(ctx context.Context, d *drive, def Definition, rec *Record, cause error) (more bool, err error) {
+	err = r.record(ctx, d, rec, func(tx *state.Tx, cur *Record) error {
 		cur.Undoing = true
 		cur.Attempts, cur.Retry = 0, time.Time{}
 		cur.Reason = fmt.Sprintf("%s: %v", def.steps[cur.Step], cause)
@@ -158,34 +161,55 @@ func (r *Runner) turn(ctx context.Context, def Definition, rec *Record, cause er
 }
 
 // later records a failed attempt; the operation rests until its retry time.
-func (r *Runner) later(ctx context.Context, def Definition, rec *Record, cause error) (more bool, err error) {
-	return false, r.record(ctx, rec, func(tx *state.Tx, cur *Record) error {
+func (r *Runner) later(ctx context.Context, d *drive, def Definition, rec *Record, cause error) (more bool, err error) {
+	var refused error
+	note := func(tx *state.Tx, cur *Record) error {
 		cur.Attempts++
 		cur.Retry = time.Now().Add(backoff(cur.Attempts)).UTC()
 		cur.Problem = fmt.Sprintf("%s: %v", def.steps[cur.Step], cause)
-		if err := def.problem(tx, cur); err != nil {
+		return Table.Put(tx, *cur)
+	}
+	err = r.record(ctx, d, rec, func(tx *state.Tx, cur *Record) error {
+		if err := note(tx, cur); err != nil {
 			return err
 		}
-		return Table.Put(tx, *cur)
+		refused = def.tell(tx, cur)
+		return refused
 	})
+	if refused != nil {
+		r.cfg.Logger.Warn("operation: the problem could not be told", "operation", rec.Kind, "object", rec.Object, "id", rec.ID, "error", refused)
+		err = r.record(ctx, d, rec, note)
+	}
+	return false, err
 }
 
-// record runs change on the operation as it is in the store, if it is still this worker's.
-func (r *Runner) record(ctx context.Context, rec *Record, change func(tx *state.Tx, cur *Record) error) error {
+// tell runs the kind's Problem.
+func (def Definition) tell(tx *state.Tx, cur *Record) (err error) {
+	defer caught(&err, def.steps[cur.Step])
+	return def.problem(tx, cur)
+}
+
+// record runs change on the operation as it is in the store, if it is still this worker's and where this worker thinks it
+// is. It renews the lease on the way.
+func (r *Runner) record(ctx context.Context, d *drive, rec *Record, change func(tx *state.Tx, cur *Record) error) error {
 	if err := r.point(*rec, "before record"); err != nil {
 		return err
 	}
 	var cur Record
 	err := r.cfg.Store.Update(ctx, func(tx *state.Tx) error {
 		var err error
-		if cur, err = Table.Get(tx, rec.ID); err != nil || cur.Epoch != rec.Epoch {
+		if cur, err = Table.Get(tx, rec.ID); err != nil || cur.Epoch != rec.Epoch || cur.Step != rec.Step || cur.Undoing != rec.Undoing {
 			return errLost
+		}
+		if !r.cfg.Exclusive {
+			cur.Lease = time.Now().Add(r.cfg.Lease).UTC()
 		}
 		return change(tx, &cur)
 	})
 	if err != nil {
 		return err
 	}
+	r.leased(d, cur)
 	*rec = cur
 	return r.point(cur, "after record")
 }

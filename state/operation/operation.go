@@ -25,6 +25,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -65,10 +66,12 @@ func (r Record) Clone() Record {
 	return r
 }
 
-// Table holds the open operations.
+// Table holds the open operations. Ids rise with time, so those of an owner are yielded oldest first. A turn is unique, so
+// that two that are begun at once, by processes that don't see each other, are not both the first.
 var Table = state.NewTable("operation", func(r Record) string { return r.ID },
 	state.Index("owner", func(r Record) []string { return []string{r.Owner} }),
-	state.Index("object", func(r Record) []string { return []string{r.Object} }))
+	state.Index("object", func(r Record) []string { return []string{r.Object} }),
+	state.Unique("turn", func(r Record) []string { return []string{r.Object + "/" + strconv.Itoa(r.Seq)} }))
 
 // Schema returns what a store that holds operations needs.
 func Schema() []state.Schema { return []state.Schema{Table} }
@@ -93,7 +96,7 @@ type Kind[T any] struct {
 }
 
 // Step is one step of a kind. Do and Undo have effects outside the store and must be safe to run twice; what they
-// change in data is kept. Then and Back are the step's effects in the store, made in the transaction that records it as
+// change in data is kept when they succeed. Then and Back are the step's effects in the store, made in the transaction that records it as
 // done or undone. All but Do are optional; say in a comment why Undo is nil.
 type Step[T any] struct {
 	Name string

@@ -68,6 +68,24 @@ func (h *host) undo(name string) func(context.Context, *job) error {
 	}
 }
 
+func (h *host) set(step string, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.fail[step] = err
+}
+
+// times returns how often something was done.
+func (h *host) times(what string) (n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, did := range h.did {
+		if did == what {
+			n++
+		}
+	}
+	return n
+}
+
 func set(s string) func(tx *state.Tx, j *job) error {
 	return func(tx *state.Tx, j *job) error { return things.Put(tx, thing{ID: j.ID, State: s}) }
 }
@@ -175,7 +193,7 @@ func TestAFailureThatMayPassIsTriedAgain(t *testing.T) {
 		ring()
 		synctest.Wait()
 		require.Equal(t, []string{"do one", "do two"}, h.did)
-		h.fail["two"] = nil
+		h.set("two", nil)
 		time.Sleep(time.Minute)
 		th, _ := look(s)
 		require.Equal(t, "made", th.State)
@@ -198,8 +216,8 @@ func TestARetryEndsWithTheAttempts(t *testing.T) {
 
 func TestADeadlineEndsAStepThatHangs(t *testing.T) {
 	h := newHost()
-	h.block = make(chan struct{})
 	world(t, h, func(t *testing.T, s *state.Store, ring func()) {
+		h.block = make(chan struct{}) // in the bubble, where waiting for it counts as idle
 		begin(t, s, "make", time.Minute)
 		ring()
 		time.Sleep(2 * time.Minute)
@@ -211,8 +229,8 @@ func TestADeadlineEndsAStepThatHangs(t *testing.T) {
 
 func TestCancelEndsAStepThatHangsAndTheNextOperationFollows(t *testing.T) {
 	h := newHost()
-	h.block = make(chan struct{})
 	world(t, h, func(t *testing.T, s *state.Store, ring func()) {
+		h.block = make(chan struct{}) // in the bubble, where waiting for it counts as idle
 		begin(t, s, "make", 0)
 		ring()
 		synctest.Wait()
@@ -234,8 +252,8 @@ func TestCancelEndsAStepThatHangsAndTheNextOperationFollows(t *testing.T) {
 
 func TestAWorkerThatLostItsLeaseRecordsNothingMore(t *testing.T) {
 	h := newHost()
-	h.block = make(chan struct{})
 	synctest.Test(t, func(t *testing.T) {
+		h.block = make(chan struct{})
 		log := memstate.New(memstate.Config{})
 		s := openStore(t, log)
 		runner := func() *operation.Runner {

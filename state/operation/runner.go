@@ -2,7 +2,6 @@ package operation
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -48,15 +47,27 @@ type Runner struct {
 
 	mu      sync.Mutex
 	running map[string]*drive // by object
-	held    map[string]uint64 // epoch under which this runner took an operation
+	resting map[string]rest   // by operation
+	strange map[string]bool   // kinds that were met and are not known
 }
 
-// drive is one operation being done.
+// drive is one operation being done. Its fields but the first two belong to the runner's mutex.
 type drive struct {
 	id     string
-	cancel context.CancelCauseFunc
-	// asked is closed to have the drive look at its record again: it was cancelled.
-	asked context.CancelCauseFunc
+	cancel context.CancelCauseFunc // drops the operation
+
+	asked     context.CancelCauseFunc // ends the step that is being done; nil between steps
+	cancelled bool                    // the store says that the operation was asked to stop
+
+	epoch  uint64      // under which it was taken; 0 before
+	expiry *time.Timer // drops it when its lease has run out; nil before, and for the only worker
+}
+
+// rest is a pause after an operation was dropped because the store did not take what was to be recorded. It is not in the
+// record for the same reason.
+type rest struct {
+	drops int
+	until time.Time
 }
 
 // NewRunner checks the configuration. It starts nothing.
@@ -82,7 +93,7 @@ func NewRunner(cfg Config) (*Runner, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	r := &Runner{cfg: cfg, kinds: map[string]Definition{}, holder: uuid.NewString(), bell: make(chan struct{}, 1),
-		running: map[string]*drive{}, held: map[string]uint64{}}
+		running: map[string]*drive{}, resting: map[string]rest{}, strange: map[string]bool{}}
 	for _, d := range cfg.Kinds {
 		if _, twice := r.kinds[d.name]; twice {
 			return nil, fmt.Errorf("operation: kind %q is given twice: %w", d.name, errdefs.ErrInvalidArgument)
@@ -110,7 +121,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	drives.Go(func() { r.renew(ctx) })
 	for {
 		next := r.scan(ctx, &drives)
-		timer := time.NewTimer(min(next, r.cfg.Tick))
+		timer := time.NewTimer(next)
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -120,153 +131,4 @@ func (r *Runner) Run(ctx context.Context) error {
 		}
 		timer.Stop()
 	}
-}
-
-// scan starts what can be started and returns how long until something else may be.
-func (r *Runner) scan(ctx context.Context, drives *sync.WaitGroup) time.Duration {
-	heads := map[string]Record{} // the first operation of each object
-	_ = r.cfg.Store.View(func(v *state.View) error {
-		for rec := range Table.By(v, "owner", r.cfg.Owner) {
-			first := rec
-			for other := range Table.By(v, "object", rec.Object) {
-				if other.Seq < first.Seq {
-					first = other
-				}
-			}
-			if first.Owner == r.cfg.Owner {
-				heads[rec.Object] = first
-			}
-		}
-		return nil
-	})
-	next := r.cfg.Tick
-	now := time.Now()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for object, rec := range heads {
-		if d := r.running[object]; d != nil {
-			if rec.Cancel && d.id == rec.ID && d.asked != nil {
-				d.asked(errCancelled)
-			}
-			continue
-		}
-		if len(r.running) >= r.cfg.Parallel {
-			break // whoever ends rings
-		}
-		if wait := r.wait(rec, now); wait > 0 {
-			next = min(next, wait)
-			continue
-		}
-		dctx, cancel := context.WithCancelCause(ctx)
-		d := &drive{id: rec.ID, cancel: cancel}
-		r.running[object] = d
-		drives.Go(func() {
-			defer cancel(nil)
-			r.drive(dctx, d, rec)
-			r.mu.Lock()
-			delete(r.running, object)
-			delete(r.held, rec.ID)
-			r.mu.Unlock()
-			if ctx.Err() == nil {
-				r.Ring()
-			}
-		})
-	}
-	return next
-}
-
-// wait returns how long an operation can't be taken yet.
-func (r *Runner) wait(rec Record, now time.Time) time.Duration {
-	wait := time.Duration(0)
-	if rec.Holder != "" && rec.Holder != r.holder && !r.cfg.Exclusive {
-		wait = rec.Lease.Sub(now)
-	}
-	if !rec.Cancel || rec.Undoing {
-		wait = max(wait, rec.Retry.Sub(now))
-	}
-	return wait
-}
-
-// renew keeps the leases of what is being done, and ends what another worker has taken.
-func (r *Runner) renew(ctx context.Context) {
-	ticker := time.NewTicker(r.cfg.Lease / 3)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		r.mu.Lock()
-		held := make(map[string]uint64, len(r.held))
-		for id, epoch := range r.held {
-			held[id] = epoch
-		}
-		r.mu.Unlock()
-		if len(held) == 0 {
-			continue
-		}
-		var lost []string
-		err := r.cfg.Store.Update(ctx, func(tx *state.Tx) error {
-			lost = lost[:0]
-			for id, epoch := range held {
-				rec, err := Table.Get(tx, id)
-				if err != nil {
-					continue // ended meanwhile
-				}
-				if rec.Epoch != epoch {
-					lost = append(lost, id)
-					continue
-				}
-				rec.Lease = time.Now().Add(r.cfg.Lease).UTC()
-				if err := Table.Put(tx, rec); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil && ctx.Err() == nil {
-			r.cfg.Logger.Warn("operation: leases could not be renewed", "owner", r.cfg.Owner, "error", err)
-		}
-		r.mu.Lock()
-		for _, d := range r.running {
-			for _, id := range lost {
-				if d.id == id {
-					d.cancel(errLost)
-				}
-			}
-		}
-		r.mu.Unlock()
-	}
-}
-
-// take makes the operation this worker's, under a new epoch.
-func (r *Runner) take(ctx context.Context, id string) (rec Record, err error) {
-	err = r.cfg.Store.Update(ctx, func(tx *state.Tx) error {
-		if rec, err = Table.Get(tx, id); err != nil {
-			return err
-		}
-		if wait := r.wait(rec, time.Now()); wait > 0 {
-			return errLost
-		}
-		rec.Epoch++
-		rec.Holder = r.holder
-		rec.Lease = time.Now().Add(r.cfg.Lease).UTC()
-		return Table.Put(tx, rec)
-	})
-	if err == nil {
-		r.mu.Lock()
-		r.held[id] = rec.Epoch
-		r.mu.Unlock()
-	}
-	return rec, err
-}
-
-// backoff is how long to wait after the n-th failure.
-func backoff(n int) time.Duration {
-	return min(250*time.Millisecond<<min(n, 10), 30*time.Second)
-}
-
-func isContext(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }

@@ -5,6 +5,7 @@ package optest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -44,10 +45,14 @@ func Crash(t *testing.T, open func(t *testing.T) World) {
 	t.Helper()
 	for deaths := 1; deaths <= 2; deaths++ {
 		for place := 0; ; place++ {
-			where := ""
-			synctest.Test(t, func(t *testing.T) { where = crash(t, open(t), place, deaths) })
+			var where string
+			var err error
+			synctest.Test(t, func(t *testing.T) { where, err = crash(t, open(t), place, deaths) })
+			if err != nil {
+				t.Fatalf("after %d deaths at place %d, %s: %v", deaths, place, where, err)
+			}
 			if t.Failed() {
-				t.Fatalf("after %d deaths at place %d: %s", deaths, place, where)
+				t.FailNow()
 			}
 			if where == "" {
 				if place == 0 {
@@ -59,52 +64,63 @@ func Crash(t *testing.T, open func(t *testing.T) World) {
 	}
 }
 
-// crash lets the worker die at the given place, counted from 0, as often as asked. It returns the place's name, or ""
-// if the operation ended before it came to it.
-func crash(t *testing.T, w World, place, deaths int) (where string) {
+// death is a worker's end at a place.
+type death struct {
+	mu   sync.Mutex
+	kill context.CancelFunc
+	at   func(place string) bool // whether this is the place
+	dead bool
+}
+
+// point is the worker's hook. After its death it gets nothing recorded.
+func (d *death) point(r operation.Record, name string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	place := fmt.Sprintf("%s, %s (step %d, undoing %v)", r.Kind, name, r.Step, r.Undoing)
+	if !d.dead && d.at(place) {
+		d.dead = true
+		d.kill()
+	}
+	if d.dead {
+		return errKilled
+	}
+	return nil
+}
+
+// crash lets the first worker die at the given place, counted from 0, and the ones after it at the same, should they come
+// by, until there were as many deaths as asked. It returns the place's name, or "" if the operation ended before it came
+// to it, and what is wrong in the end.
+func crash(t *testing.T, w World, place, deaths int) (where string, err error) {
 	t.Helper()
 	w.Begin(t)
+	met := 0
+	at := func(here string) bool {
+		if met++; met == place+1 {
+			where = here
+		}
+		return met == place+1
+	}
 	for died := 0; ; died++ {
+		if died > 0 {
+			at = func(here string) bool { return died < deaths && here == where }
+		}
 		ctx, kill := context.WithCancel(context.Background())
-		var mu sync.Mutex
-		met := 0
-		killed := false
-		hooks := operation.Hooks{Point: func(r operation.Record, name string) error {
-			mu.Lock()
-			defer mu.Unlock()
-			if killed {
-				return errKilled
-			}
-			if met++; died < deaths && met == place+1 {
-				where, killed = r.Kind+": "+name, true
-				kill()
-				return errKilled
-			}
-			return nil
-		}}
+		d := &death{kill: kill, at: at}
 		ended := make(chan error, 1)
-		go func() { ended <- w.Work(ctx, hooks) }()
+		go func() { ended <- w.Work(ctx, operation.Hooks{Point: d.point}) }()
 		for waited := time.Duration(0); !w.Settled() && ctx.Err() == nil; waited += time.Second {
 			if waited > patience {
-				t.Errorf("the operation is stuck")
-				kill()
+				err = errors.New("the operation is stuck")
+				break
 			}
 			time.Sleep(time.Second)
 		}
-		dead := ctx.Err() != nil
+		again := ctx.Err() != nil // it may have died with its last record made
 		kill()
-		if err := <-ended; err != nil {
-			t.Errorf("worker: %v", err)
-		}
-		if !dead || t.Failed() {
+		err = errors.Join(err, <-ended)
+		if !again || err != nil {
 			break
 		}
 	}
-	if err := w.Check(); err != nil {
-		t.Error(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Error(err)
-	}
-	return where
+	return where, errors.Join(err, w.Check(), w.Close())
 }
