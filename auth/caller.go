@@ -11,6 +11,8 @@ type Caller struct {
 	ProjectID string   // where it works; "": in none, which leaves it its own key pairs and little else
 	Roles     []string // those it has in the project, as [RolesIn] says
 	Admin     bool     // it may do everything, in every project
+
+	recorded bool // FindCaller found the user on record, and so it must still be there where something comes to belong to it
 }
 
 // Admin returns a caller with every right, for host programs. What it makes belongs to projectID, which need not be a

@@ -62,8 +62,8 @@ func LimitsOf(r state.Reader, projectID string) Amounts {
 // The sum is guarded and so are the project and its limits: of two writers that both saw room for one more, one looks
 // again. A project that was deleted is FailedPrecondition.
 func CheckQuota(tx *state.Tx, projectID string, want, used Amounts) error {
-	if p, err := Projects.Get(tx, projectID); err == nil && !p.Deleted.IsZero() {
-		return fmt.Errorf("auth: project %s (%s) is deleted: %w", p.ID, p.Name, errdefs.ErrFailedPrecondition)
+	if err := CheckProject(tx, projectID); err != nil {
+		return err
 	}
 	return within(projectID, LimitsOf(tx, projectID), want, used)
 }

@@ -22,13 +22,13 @@ func (u User) Clone() User {
 	return u
 }
 
-// Project owns instances, images, networks, and has a quota. A deleted project stays on record, without its name, so that
-// nothing can come to belong to it any more.
+// Project owns instances, images, networks, and has a quota. A deleted project stays on record, so that nothing can come to
+// belong to it any more, but others can have its name.
 type Project struct {
 	ID          string
 	Name        string // unique among the projects that are not deleted
 	Description string
-	ManagerID   string // a user: has the role projectmanager
+	ManagerID   string // a user: has the role projectmanager; "": nobody
 	Created     time.Time
 	Deleted     time.Time // zero: it is not
 }
@@ -67,11 +67,15 @@ var (
 
 	// KeyPairUse counts the key pairs of a user.
 	KeyPairUse = state.NewSum("key-pair-use", KeyPairs, func(k KeyPair) (string, Count) { return k.UserID, 1 })
-	// UserUse counts what refers to a user by belonging to a project: memberships.
-	UserUse = state.NewSum("user-use", Members, func(m Member) (string, Count) { return m.UserID, 1 })
+	// UserUse counts the memberships of a user, MemberUse those in a project.
+	UserUse   = state.NewSum("user-use", Members, func(m Member) (string, Count) { return m.UserID, 1 })
+	MemberUse = state.NewSum("member-use", Members, func(m Member) (string, Count) { return m.ProjectID, 1 })
 	// ManagerUse counts the projects that a user manages.
 	ManagerUse = state.NewSum("manager-use", Projects, func(p Project) (string, Count) {
-		return p.ManagerID, Count(len(p.current("")))
+		if p.ManagerID == "" || !p.Deleted.IsZero() {
+			return "", 0
+		}
+		return p.ManagerID, 1
 	})
 )
 
@@ -86,7 +90,7 @@ func (c Count) Minus(d Count) Count { return c - d }
 
 // Schema returns the tables and sums that a store needs for this package.
 func Schema() []state.Schema {
-	return []state.Schema{Users, Projects, Members, KeyPairs, Quotas, KeyPairUse, UserUse, ManagerUse}
+	return []state.Schema{Users, Projects, Members, KeyPairs, Quotas, KeyPairUse, UserUse, MemberUse, ManagerUse}
 }
 
 // current returns the value for an index over the projects that are not deleted.
