@@ -204,11 +204,18 @@ func (r *Runner) record(ctx context.Context, d *drive, rec *Record, change func(
 		if !r.cfg.Exclusive {
 			cur.Lease = time.Now().Add(r.cfg.Lease).UTC()
 		}
+		if cur.Holder == "" { // see take
+			cur.Holder = r.holder
+			cur.Epoch++
+		}
 		return change(tx, &cur)
 	})
 	if err != nil {
 		return err
 	}
+	r.mu.Lock()
+	d.epoch = cur.Epoch
+	r.mu.Unlock()
 	r.leased(d, cur)
 	*rec = cur
 	return r.point(cur, "after record")

@@ -9,8 +9,18 @@ import (
 	"github.com/dewpoint-cloud/dewpoint/state"
 )
 
-// take makes the operation this worker's, under a new epoch. It returns false if it has ended meanwhile.
+// take makes the operation this worker's, under a new epoch. It returns false if it has ended meanwhile. The only worker of
+// its owner needs no transaction to take what nobody has had: the first record of progress takes it too.
 func (r *Runner) take(ctx context.Context, d *drive, id string) (rec Record, found bool, err error) {
+	if r.cfg.Exclusive {
+		err = r.cfg.Store.View(func(v *state.View) error { rec, err = Table.Get(v, id); return err })
+		if errdefs.IsNotFound(err) {
+			return rec, false, nil
+		}
+		if err != nil || rec.Holder == "" {
+			return rec, err == nil, err
+		}
+	}
 	err = r.cfg.Store.Update(ctx, func(tx *state.Tx) error {
 		var err error
 		if rec, err = Table.Get(tx, id); err != nil {
