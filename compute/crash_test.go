@@ -21,9 +21,9 @@ type crashing struct {
 	*cloud
 	begin func(t *testing.T, w *crashing)
 	point func(w *crashing, r operation.Record, where string) error // nil: none
-	want  compute.State                                            // in the end; "": it is gone
-	id    string                                                   // of the instance
-	met   int                                                      // points so far
+	want  compute.State                                             // in the end; "": it is gone
+	id    string                                                    // of the instance
+	met   int                                                       // points so far
 }
 
 func (w *crashing) Begin(t *testing.T) { w.begin(t, w) }
@@ -131,11 +131,15 @@ func TestCrashesOfLaunchesThatFail(t *testing.T) {
 		}
 	}
 	for name, spoil := range map[string]func(n *node){
-		"disks":         func(n *node) { n.disks.fail = only("Make") },
-		"network":       func(n *node) { n.taps.fail = only("Plug") },
-		"domain":        func(n *node) { n.host.Inject(fakecompute.Fault{Method: fakecompute.MethodCreate, Err: broken}) },
-		"domain after":  func(n *node) { n.host.Inject(fakecompute.Fault{Method: fakecompute.MethodCreate, Err: broken, After: true}) },
-		"domain always": func(n *node) { n.host.Inject(fakecompute.Fault{Method: fakecompute.MethodCreate, Err: errors.New("flaky"), After: true}) },
+		"disks":   func(n *node) { n.disks.fail = only("Make") },
+		"network": func(n *node) { n.taps.fail = only("Plug") },
+		"domain":  func(n *node) { n.host.Inject(fakecompute.Fault{Method: fakecompute.MethodCreate, Err: broken}) },
+		"domain after": func(n *node) {
+			n.host.Inject(fakecompute.Fault{Method: fakecompute.MethodCreate, Err: broken, After: true})
+		},
+		"domain always": func(n *node) {
+			n.host.Inject(fakecompute.Fault{Method: fakecompute.MethodCreate, Err: errors.New("flaky"), After: true})
+		},
 	} {
 		for _, terminated := range []bool{false, true} {
 			t.Run(fmt.Sprint(name, terminated), func(t *testing.T) {

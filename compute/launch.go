@@ -42,9 +42,11 @@ func (a *Agent) launch() operation.Definition {
 	return operation.Define(operation.Kind[work]{
 		Name: kindLaunch,
 		Steps: []operation.Step[work]{
-			{Name: "disks", Do: a.makeDisks, Undo: a.removeDisks},
-			{Name: "network", Do: a.plug, Undo: a.unplug},
-			{Name: "domain", Do: a.create, Undo: a.destroy},
+			a.together(kindLaunch, "launch",
+				operation.Step[work]{Name: "disks", Do: a.makeDisks, Undo: a.removeDisks},
+				operation.Step[work]{Name: "network", Do: a.plug, Undo: a.unplug},
+				operation.Step[work]{Name: "domain", Do: a.create, Undo: a.destroy},
+			),
 		},
 		Done: change(func(i *Instance) {
 			i.State, i.Task, i.Power, i.Fault = StateActive, TaskNone, PowerRunning, ""
@@ -71,8 +73,10 @@ func (a *Agent) terminate() operation.Definition {
 		Name: kindTerminate,
 		Steps: []operation.Step[work]{
 			{Name: "domain", Do: a.destroy, Then: a.markUnplugged},
-			{Name: "network", Do: a.unplug},
-			{Name: "disks", Do: a.removeDisks},
+			a.together(kindTerminate, "remove",
+				operation.Step[work]{Name: "network", Do: a.unplug},
+				operation.Step[work]{Name: "disks", Do: a.removeDisks},
+			),
 		},
 		Persist: true,
 		Done: func(tx *state.Tx, w *work) error {
@@ -94,9 +98,11 @@ func (a *Agent) start() operation.Definition {
 	return operation.Define(operation.Kind[work]{
 		Name: kindStart,
 		Steps: []operation.Step[work]{
-			{Name: "disks", Do: a.makeDisks},
-			{Name: "network", Do: a.plug},
-			{Name: "domain", Do: a.create},
+			a.together(kindStart, "start",
+				operation.Step[work]{Name: "disks", Do: a.makeDisks},
+				operation.Step[work]{Name: "network", Do: a.plug},
+				operation.Step[work]{Name: "domain", Do: a.create},
+			),
 		},
 		Done: change(func(i *Instance) {
 			i.State, i.Task, i.Power, i.Fault = StateActive, TaskNone, PowerRunning, ""
