@@ -112,7 +112,7 @@ func (e *bench) booted(ctx context.Context, id string, n int) error {
 	return e.wait(ctx, func() error {
 		text, err := e.Driver.Console(ctx, id, maxConsole)
 		if err != nil {
-			return fmt.Errorf("Console: %w", err)
+			return fmt.Errorf("reading the console: %w", err)
 		}
 		if got := bytes.Count(text, []byte(e.Banner)); got < n {
 			return fmt.Errorf("the banner came %d times, want %d; the console ends with %q", got, n, text[max(0, len(text)-300):])

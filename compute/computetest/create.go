@@ -179,7 +179,7 @@ func createRows() []row {
 func (e *bench) isForeign(ctx context.Context, id string) error {
 	d, err := e.domain(ctx, id)
 	if err == nil && (d.Ours || d.Epoch != 0 || d.Power != compute.PowerRunning) {
-		err = fmt.Errorf("List says of a running foreign domain: %+v", d)
+		err = fmt.Errorf("a running foreign domain is listed as %+v", d)
 	}
 	return err
 }

@@ -175,7 +175,7 @@ func (e *bench) watch(ctx context.Context) (events <-chan compute.PowerEvent, en
 	end = func() error {
 		select {
 		case <-ended:
-			return fmt.Errorf("Events ended before its context")
+			return fmt.Errorf("the events ended before their context")
 		default:
 		}
 		cancel()
@@ -183,7 +183,7 @@ func (e *bench) watch(ctx context.Context) (events <-chan compute.PowerEvent, en
 		case <-ended:
 			return nil
 		case <-time.After(e.Patience):
-			return fmt.Errorf("Events did not end within %v of its context", e.Patience)
+			return fmt.Errorf("the events did not end within %v of their context", e.Patience)
 		}
 	}
 	select {

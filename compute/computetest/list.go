@@ -146,10 +146,10 @@ func contextRows() []row {
 				start := time.Now()
 				err = e.Driver.Stop(short, m.ID, 10*e.Patience)
 				if err != nil && err != context.DeadlineExceeded {
-					return fmt.Errorf("Stop: got error %v, want exactly %v", err, context.DeadlineExceeded)
+					return fmt.Errorf("from Stop: got error %v, want exactly %v", err, context.DeadlineExceeded)
 				}
 				if took := time.Since(start); took > e.Patience {
-					return fmt.Errorf("Stop returned %v after its start, its context ended after 100 ms", took)
+					return fmt.Errorf("it took too long: Stop returned %v after its start, its context ended after 100 ms", took)
 				}
 				return all(
 					func() error { return e.Driver.Stop(ctx, m.ID, 0) },
@@ -170,7 +170,7 @@ func contextRows() []row {
 					err = e.Driver.Create(short, m)
 					cancel()
 					if err != nil && err != context.DeadlineExceeded {
-						return fmt.Errorf("Create: got error %v, want exactly %v", err, context.DeadlineExceeded)
+						return fmt.Errorf("from Create: got error %v, want exactly %v", err, context.DeadlineExceeded)
 					}
 					if err := all(
 						func() error { return e.Driver.Create(ctx, m) },
@@ -197,7 +197,7 @@ func contextRows() []row {
 					err = e.Driver.Create(short, m)
 					cancel()
 					if err != nil && err != context.DeadlineExceeded {
-						return fmt.Errorf("Create: got error %v, want exactly %v", err, context.DeadlineExceeded)
+						return fmt.Errorf("from Create: got error %v, want exactly %v", err, context.DeadlineExceeded)
 					}
 					if err := all(
 						func() error { return e.Driver.Destroy(ctx, m.ID, m.Epoch) },

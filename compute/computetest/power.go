@@ -59,7 +59,7 @@ func powerRows() []row {
 					err = e.Deaf(m.ID)
 				}
 				if err != nil {
-					return fmt.Errorf("Env.Deaf: %w", err)
+					return fmt.Errorf("making it deaf: %w", err)
 				}
 				return all(
 					func() error { return e.Driver.Stop(ctx, m.ID, 100*time.Millisecond) },
@@ -81,7 +81,7 @@ func powerRows() []row {
 					func() error { return e.Driver.Stop(ctx, m.ID, grace) },
 					func() error {
 						if took := time.Since(start); took >= grace {
-							return fmt.Errorf("Stop took %v of %v: the guest was not asked", took, grace)
+							return fmt.Errorf("the guest was not asked: Stop took %v of %v", took, grace)
 						}
 						return e.is(ctx, m.ID, compute.PowerShutoff)
 					},
@@ -102,7 +102,7 @@ func powerRows() []row {
 					func() error { return e.Driver.Stop(ctx, m.ID, 10*e.Patience) },
 					func() error {
 						if took := time.Since(start); took > 5*e.Patience {
-							return fmt.Errorf("Stop took %v", took)
+							return fmt.Errorf("it was waited for: Stop took %v", took)
 						}
 						return e.is(ctx, m.ID, compute.PowerShutoff)
 					},

@@ -121,7 +121,7 @@ func (e *bench) running(ctx context.Context) (compute.Machine, error) {
 	m, err := e.machine()
 	if err == nil {
 		if err = e.Driver.Create(ctx, m); err != nil {
-			err = fmt.Errorf("Create: %w", err)
+			err = fmt.Errorf("creating it: %w", err)
 		}
 	}
 	return m, err
@@ -141,7 +141,7 @@ func (e *bench) stopped(ctx context.Context) (compute.Machine, error) {
 	m, err := e.running(ctx)
 	if err == nil {
 		if err = e.Driver.Stop(ctx, m.ID, 0); err != nil {
-			err = fmt.Errorf("Stop: %w", err)
+			err = fmt.Errorf("stopping it: %w", err)
 		}
 	}
 	return m, err
@@ -150,7 +150,7 @@ func (e *bench) stopped(ctx context.Context) (compute.Machine, error) {
 // foreign returns the id of a running domain that is not the library's.
 func (e *bench) foreign() (id string, remove func(), err error) {
 	if id, remove, err = e.Foreign(); err != nil {
-		return "", nil, fmt.Errorf("Env.Foreign: %w", err)
+		return "", nil, fmt.Errorf("making a foreign domain: %w", err)
 	}
 	return id, remove, nil
 }
@@ -159,7 +159,7 @@ func (e *bench) foreign() (id string, remove func(), err error) {
 func (e *bench) domain(ctx context.Context, id string) (compute.Domain, error) {
 	all, err := e.Driver.List(ctx)
 	if err != nil {
-		return compute.Domain{}, fmt.Errorf("List: %w", err)
+		return compute.Domain{}, fmt.Errorf("listing: %w", err)
 	}
 	var found []compute.Domain
 	for _, d := range all {
@@ -173,7 +173,7 @@ func (e *bench) domain(ctx context.Context, id string) (compute.Domain, error) {
 	case 1:
 		return found[0], nil
 	}
-	return compute.Domain{}, fmt.Errorf("List names %s %d times", id, len(found))
+	return compute.Domain{}, fmt.Errorf("domain %s is listed %d times", id, len(found))
 }
 
 // is checks the power state of id; [compute.PowerUnknown] means that List must not name it.

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -42,8 +41,6 @@ type rig struct {
 	t               testing.TB
 	dir, netns      string
 	kernel, ramdisk string
-	mu              sync.Mutex
-	made            int
 }
 
 func newRig(t testing.TB) *rig {
