@@ -89,6 +89,7 @@ var house = []line{
 		"image/inspect", "internal/libvirtd", "network", "network/dhcp", "network/linux", "queue/memqueue", "scheduler", "state",
 		"state/bolt", "volume", "volume/fakevolume"},
 		outside: map[string]string{"golang.org/x/sys": linux}},
+	{path: "examples/quickstart", ours: []string{".", "compute/libvirt", "network/dhcp", "network/linux", "state/bolt"}},
 	{path: "examples/embed", ours: []string{".", "auth", "compute", "compute/fakecompute", "image", "network",
 		"network/fakenetwork", "scheduler", "state", "volume/fakevolume"}},
 }
@@ -135,7 +136,7 @@ var standard = map[string]struct {
 }{
 	"C":         {"everything builds without a C compiler", nil},
 	"flag":      {"a library has no command line", []string{"examples"}},
-	"log":       {"a *slog.Logger comes in by Config", nil},
+	"log":       {"a *slog.Logger comes in by Config", []string{"examples"}},
 	"os/signal": {"signals belong to the program", []string{"examples", "internal/libvirtd"}},
 	"expvar":    {"it registers itself in a global", nil},
 	"math/rand": {"its generator is global, and predictable where names must not be; math/rand/v2 or crypto/rand", nil},
