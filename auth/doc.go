@@ -10,6 +10,12 @@
 // authenticated it; tokens and access keys are how the APIs do that, and a host program that is the only user of its
 // cloud says [Admin]. The [Policy] is data: what it does not name is denied, to everybody.
 //
+// # Records
+//
+// A [Service] keeps the records, for callers whom the policy lets; [FindCaller] makes a Caller of a user that is on
+// record. Nothing needs to be on record for a host program that is its cloud's only user: Admin may do everything, in whatever
+// project it names, and a program with users of its own puts its own Callers into contexts.
+//
 // # Roles
 //
 // The roles are those of Nova in 2011. Sysadmin, netadmin and developer are given in a project or globally, projectmanager is
