@@ -16,65 +16,80 @@ const settle = 5 * time.Second
 // watchPower keeps the power states in the records true: soon after the hypervisor tells of a change that no operation
 // made, and by comparing everything at the start, after each reconnection, and every now and then.
 func (a *Agent) watchPower(ctx context.Context) {
-	sooner := make(chan time.Duration, 1) // to compare, at the latest so long from now
+	soon, later := make(chan struct{}, 1), make(chan struct{}, 1)
 	var events sync.WaitGroup
 	defer events.Wait()
 	events.Go(func() {
 		for e := range a.cfg.Hypervisor.Events(ctx) {
-			if within, ok := a.matters(e); ok {
-				if within == 0 {
-					select { // what is worth comparing at once makes up for what can wait
-					case <-sooner:
-					default:
-					}
-				}
-				select {
-				case sooner <- within:
-				default:
-				}
+			when := soon
+			switch a.judge(e) {
+			case ignored:
+				continue
+			case disputed:
+				when = later
+			}
+			select {
+			case when <- struct{}{}:
+			default: // it is known that there is something to compare
 			}
 		}
 	})
-	timer := time.NewTimer(a.cfg.Sync)
-	defer timer.Stop()
-	next := time.Now().Add(a.cfg.Sync)
+	regular := time.NewTicker(a.cfg.Sync)
+	defer regular.Stop()
+	again := time.NewTimer(settle) // after what happened in the middle of operations; nothing has yet
+	again.Stop()
+	defer again.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case within := <-sooner:
-			if at := time.Now().Add(within); at.Before(next) {
-				next = at
-				timer.Reset(within)
-			}
+		case <-later:
+			again.Reset(settle)
 			continue
-		case <-timer.C:
+		case <-soon:
+		case <-again.C:
+		case <-regular.C:
 		}
 		if err := a.syncPower(ctx); err != nil && ctx.Err() == nil {
 			a.cfg.Logger.Warn("compute: power states could not be compared", "error", err)
 		}
-		next = time.Now().Add(a.cfg.Sync)
-		timer.Reset(a.cfg.Sync)
 	}
 }
 
-// matters tells whether an event calls for a comparison, and how soon. An event says what was; it is no more than a
-// reason to ask what is.
-func (a *Agent) matters(e PowerEvent) (within time.Duration, ok bool) {
+// verdict is what to do about an event of the hypervisor.
+type verdict int
+
+const (
+	ignored  verdict = iota // it tells nothing new
+	news                    // compare
+	disputed                // compare when the operation that it came in the middle of is likely over
+)
+
+// judge says what to do about an event. An event says what was; it is no more than a reason to ask what is.
+func (a *Agent) judge(e PowerEvent) verdict {
 	if e.Resync {
-		return 0, true
+		return news
 	}
 	i, err := a.instance(e.ID)
-	switch {
-	case err != nil || i.HostID != a.cfg.Host.ID:
-		return 0, false // somebody else's; orphans are found in time
-	case i.Task == TaskNone:
-		return 0, i.Power != e.Power
-	case i.Task == TaskDeleting && e.Power == PowerShutoff, i.Task == TaskStopping && e.Power == PowerShutoff,
-		i.Task != TaskDeleting && i.Task != TaskStopping && e.Power == PowerRunning:
-		return 0, false // the operation's own doing
+	if err != nil || i.HostID != a.cfg.Host.ID {
+		return ignored // somebody else's; orphans are found in time
 	}
-	return settle, true
+	switch i.Task {
+	case TaskNone:
+		if i.Power == e.Power {
+			return ignored
+		}
+		return news
+	case TaskDeleting, TaskStopping:
+		if e.Power == PowerShutoff {
+			return ignored
+		}
+	default:
+		if e.Power == PowerRunning {
+			return ignored
+		}
+	}
+	return disputed
 }
 
 // syncPower compares every instance of the host with what the hypervisor runs.
