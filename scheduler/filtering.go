@@ -2,13 +2,11 @@ package scheduler
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/google/uuid"
 
 	"github.com/dewpoint-cloud/dewpoint/state"
 )
@@ -21,12 +19,13 @@ type Config struct {
 	Filters  []Filter  // nil: DefaultFilters(Ratios{})
 	Weighers []Weigher // nil: DefaultWeighers()
 
-	// Sample is how many hosts, picked at random, are looked at first; only if none of them will do are all looked at.
-	// Clouds with no more than four times as many hosts look at all of them always. 0: 16.
+	// Sample is how many hosts of the zone that is asked for, picked at random, are looked at first; only if none of them
+	// will do are all looked at. Where there are no more than four times as many, all are looked at always. 0: 16.
 	Sample int
 }
 
-// Filtering is the reference scheduler: it filters, then weighs.
+// Filtering is the reference scheduler: it filters, then weighs. A request's Host and Zone narrow the search before the
+// filters are asked, whatever these are.
 type Filtering struct{ cfg Config }
 
 // New checks the configuration and returns a scheduler.
@@ -54,103 +53,41 @@ func (f *Filtering) Place(tx *state.Tx, req Request, n int) ([]string, error) {
 	if n < 1 {
 		return nil, fmt.Errorf("scheduler: asked to place %d instances, must be at least 1: %w", n, errdefs.ErrInvalidArgument)
 	}
+	if req.VCPUs < 0 || req.MemoryMiB < 0 || req.DiskGiB < 0 {
+		return nil, fmt.Errorf("scheduler: Request.Resources are %+v, none may be below 0: %w", req.Resources, errdefs.ErrInvalidArgument)
+	}
+	l := look{cfg: f.cfg, r: tx.Unguarded(), req: req, now: time.Now(), given: map[string]Resources{}}
 	placed := make([]string, 0, n)
-	given := map[string]Resources{} // by this call
 	for len(placed) < n {
-		id, ok := f.best(f.sample(tx, given), req, nil)
-		if !ok {
-			refusal := &Unplaced{Wanted: n, Placed: len(placed), Failed: map[string]int{}}
-			if id, ok = f.best(f.all(tx, given), req, refusal); !ok {
-				return nil, refusal
-			}
+		c := l.best()
+		if c == nil {
+			return nil, l.refusal(n, len(placed))
 		}
-		// What makes the choice right is read once more, guarded.
-		if _, err := Hosts.Get(tx, id); err != nil {
+		// What makes the choice right was read without a guard, from this transaction's own state. Reading it once more has
+		// the log compare it with what other writers have made of it.
+		if _, err := Hosts.Get(tx, c.ID); err != nil {
 			return nil, err
 		}
-		f.cfg.Used(tx, id)
-		given[id] = given[id].Plus(req.Resources)
-		placed = append(placed, id)
+		f.cfg.Used(tx, c.ID)
+		c.Used = c.Used.Plus(req.Resources)
+		l.given[c.ID] = l.given[c.ID].Plus(req.Resources)
+		placed = append(placed, c.ID)
 	}
 	return placed, nil
-}
-
-// sample returns some hosts at random: ids are random, so those that follow a random id are.
-func (f *Filtering) sample(tx *state.Tx, given map[string]Resources) []Candidate {
-	r := tx.Unguarded()
-	found := f.gather(r, Hosts.From(r, uuid.NewString()), f.cfg.Sample, given)
-	if len(found) < f.cfg.Sample {
-		found = f.gather(r, Hosts.All(r), 4*f.cfg.Sample, given)
-	}
-	return found
-}
-
-func (f *Filtering) all(tx *state.Tx, given map[string]Resources) []Candidate {
-	r := tx.Unguarded()
-	return f.gather(r, Hosts.All(r), -1, given)
-}
-
-func (f *Filtering) gather(r state.Reader, hosts func(func(Host) bool), most int, given map[string]Resources) []Candidate {
-	var found []Candidate
-	now := time.Now()
-	for h := range hosts {
-		if len(found) == most {
-			break
-		}
-		c := Candidate{Host: h, Used: f.cfg.Used(r, h.ID).Plus(given[h.ID]), Silent: DownAfter}
-		if beat, err := Beats.Get(r, h.ID); err == nil {
-			c.Silent = max(0, now.Sub(beat.At))
-		}
-		found = append(found, c)
-	}
-	return found
-}
-
-// best returns the candidate that passes all filters and weighs most; of equals, any. It counts refusals if asked.
-func (f *Filtering) best(candidates []Candidate, req Request, refusal *Unplaced) (id string, ok bool) {
-	top := 0.0
-	ties := 0
-candidates:
-	for _, c := range candidates {
-		for _, filter := range f.cfg.Filters {
-			if !filter.Pass(req, c) {
-				if refusal != nil {
-					refusal.Failed[filter.Name]++
-				}
-				continue candidates
-			}
-		}
-		score := 0.0
-		for _, w := range f.cfg.Weighers {
-			score += w.Weight * w.Score(req, c)
-		}
-		switch {
-		case !ok || score > top:
-			id, top, ok, ties = c.ID, score, true, 1
-		case score == top:
-			if ties++; rand.IntN(ties) == 0 {
-				id = c.ID
-			}
-		}
-	}
-	if refusal != nil {
-		refusal.Hosts = len(candidates)
-	}
-	return id, ok
 }
 
 // Unplaced is a refusal that explains itself. It is under [ErrNoValidHost].
 type Unplaced struct {
 	Wanted int            // instances asked for
 	Placed int            // how many of them would have had a place
-	Hosts  int            // hosts looked at for the next one
+	Hosts  int            // of the cloud
 	Failed map[string]int // how many hosts failed which filter; a host fails the first one that it does not pass
 }
 
 // Error says how many hosts failed which filter, most first.
 func (u *Unplaced) Error() string {
 	var b strings.Builder
-	b.WriteString(ErrNoValidHost.Error())
+	b.WriteString(noValidHost)
 	switch {
 	case u.Hosts == 0:
 		b.WriteString(": the cloud has no hosts")

@@ -27,7 +27,9 @@ type Scheduler interface {
 }
 
 // ErrNoValidHost is a request that no host can take.
-var ErrNoValidHost = fmt.Errorf("no valid host: %w", errdefs.ErrResourceExhausted)
+var ErrNoValidHost = fmt.Errorf(noValidHost+": %w", errdefs.ErrResourceExhausted)
+
+const noValidHost = "no valid host"
 
 // Resources is what a host has, or an instance needs.
 type Resources struct {
@@ -75,6 +77,8 @@ type Beat struct {
 // Hosts holds the hosts of the cloud, Beats when they were last heard of.
 var (
 	Hosts = state.NewTable("host", func(h Host) string { return h.ID },
+		state.Index("zone", func(h Host) []string { return []string{h.Zone} }),
+		state.Index("lot", Host.lots),
 		state.Unique("name", func(h Host) []string { return []string{h.Name} }))
 	Beats = state.NewTable("beat", func(b Beat) string { return b.HostID })
 )

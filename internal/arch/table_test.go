@@ -68,7 +68,8 @@ var house = []line{
 		"github.com/jsimonetti/rtnetlink/v2": netlinks, "golang.org/x/net": "filters on sockets", "golang.org/x/sys": linux}},
 	{path: "network/fakenetwork", ours: []string{"network"}},
 	{path: "network/networktest", ours: []string{"network"}},
-	{path: "scheduler", ours: []string{"state", "state/operation", "queue"}, outside: map[string]string{"github.com/google/uuid": uuids}},
+	// It asks auth whether its caller may see and disable hosts.
+	{path: "scheduler", ours: []string{"auth", "state", "state/operation", "queue"}, outside: map[string]string{"github.com/google/uuid": uuids}},
 	{path: "compute", ours: []string{"auth", "image", "network", "queue", "scheduler", "state", "state/operation", "volume"},
 		outside: map[string]string{"github.com/google/uuid": uuids}},
 	{path: "compute/libvirt", ours: []string{"compute"}, outside: map[string]string{
