@@ -376,6 +376,12 @@ func (d *disks) Sweep(context.Context) error {
 	return nil
 }
 
+func (d *disks) sweeps() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.swept
+}
+
 func (d *disks) list() map[string]bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
