@@ -70,13 +70,14 @@ func schema() []state.Schema {
 // newCloud makes a cloud with hosts that no agent works for yet.
 func newCloud(t testing.TB, hosts int) *cloud {
 	log := memstate.New(memstate.Config{})
-	c := newCloudOver(t, log, hosts)
+	c := newCloudOver(t, log, hosts, func(b queue.Bus) queue.Bus { return b })
 	c.log = log
 	return c
 }
 
-func newCloudOver(t testing.TB, log state.Log, hosts int) *cloud {
-	c := &cloud{addrs: &network.Addresses{}, bus: memqueue.New(memqueue.Config{})}
+// newCloudOver makes one over a log that the caller closes, and a bus that the caller may wrap.
+func newCloudOver(t testing.TB, log state.Log, hosts int, wrap func(queue.Bus) queue.Bus) *cloud {
+	c := &cloud{addrs: &network.Addresses{}, bus: wrap(memqueue.New(memqueue.Config{}))}
 	user := auth.Caller{UserID: "ann", ProjectID: project, Roles: []string{auth.SysAdmin}}
 	c.ctx = auth.NewContext(context.Background(), user)
 	var err error
