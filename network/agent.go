@@ -94,6 +94,11 @@ func (a *Agent) Run(ctx context.Context) error {
 func (a *Agent) Sync(ctx context.Context) ([]string, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	return a.sync(ctx)
+}
+
+// sync is Sync with mu held.
+func (a *Agent) sync(ctx context.Context) ([]string, error) {
 	var d Desired
 	if err := a.cfg.Store.View(func(v *state.View) error { d = Plan(v, a.cfg.HostID); return nil }); err != nil {
 		return nil, err
@@ -138,12 +143,13 @@ func (a *Agent) Plug(ctx context.Context, portID string) (tap string, err error)
 	return t.Name, nil
 }
 
-// Unplug removes the tap of a port whose record is no longer plugged; one that is, is FailedPrecondition. A tap that
-// does not exist is success.
+// Unplug removes the tap of a port whose record is no longer plugged, and the bridge with the network's last one on this
+// node; a port that is plugged is FailedPrecondition. A tap that does not exist is success.
 func (a *Agent) Unplug(ctx context.Context, portID string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var tap string
+	last := true
 	err := a.cfg.Store.View(func(v *state.View) error {
 		p, err := Ports.Get(v, portID)
 		if err != nil {
@@ -153,6 +159,12 @@ func (a *Agent) Unplug(ctx context.Context, portID string) error {
 			return fmt.Errorf("port %q is plugged to this node: %w", portID, errdefs.ErrFailedPrecondition)
 		}
 		tap = p.TapName()
+		for other := range Ports.By(v, "network", p.NetworkID) {
+			if other.Plugged && other.HostID == a.cfg.HostID {
+				last = false
+				break
+			}
+		}
 		return nil
 	})
 	if errdefs.IsNotFound(err) {
@@ -168,6 +180,11 @@ func (a *Agent) Unplug(ctx context.Context, portID string) error {
 	}
 	if err := a.cfg.Manager.Unplug(ctx, tap); err != nil {
 		return fmt.Errorf("port %s: %w", portID, err)
+	}
+	if last { // its bridge goes with it
+		if _, err := a.sync(ctx); err != nil {
+			return fmt.Errorf("port %s: %w", portID, err)
+		}
 	}
 	return nil
 }

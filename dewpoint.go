@@ -1,0 +1,137 @@
+package dewpoint
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/dewpoint-cloud/dewpoint/auth"
+	"github.com/dewpoint-cloud/dewpoint/compute"
+	"github.com/dewpoint-cloud/dewpoint/image"
+	"github.com/dewpoint-cloud/dewpoint/network"
+	"github.com/dewpoint-cloud/dewpoint/queue"
+	"github.com/dewpoint-cloud/dewpoint/queue/memqueue"
+	"github.com/dewpoint-cloud/dewpoint/scheduler"
+	"github.com/dewpoint-cloud/dewpoint/state"
+	"github.com/dewpoint-cloud/dewpoint/state/memstate"
+	"github.com/dewpoint-cloud/dewpoint/state/operation"
+	"github.com/dewpoint-cloud/dewpoint/volume"
+)
+
+// The five nouns. Each is an interface, with its contract in the package that owns it, drivers for real use, a fake, and a
+// conformance suite that all of them pass.
+type (
+	Hypervisor     = compute.Hypervisor  // runs machines: compute/libvirt, compute/fakecompute
+	NetworkManager = network.Manager     // joins them: network/linux, network/fakenetwork
+	VolumeDriver   = volume.Driver       // keeps their data: volume/fakevolume
+	Scheduler      = scheduler.Scheduler // says where they run: scheduler.New
+	MessageBus     = queue.Bus           // rings the bells: queue/memqueue
+)
+
+// Config is what a [Cloud] is made of. What it is handed (drivers, bus, log, blobs) stays the host program's, which closes
+// it after the last Run has returned.
+type Config struct {
+	// Hypervisor makes this process a node that runs machines; NetworkManager is required with it. Nil: the process only
+	// takes requests, and nodes are other processes over the same Log and MessageBus.
+	Hypervisor     Hypervisor
+	NetworkManager NetworkManager
+	DHCP           network.DHCPServer // nil: the node answers no DHCP, as with a fake network
+	VolumeDriver   VolumeDriver       // nil: the cloud has no volumes
+
+	Scheduler  Scheduler  // nil: scheduler.New, with its filters and weighers
+	MessageBus MessageBus // nil: one inside the process
+	Log        state.Log  // what the cloud remembers; nil: in memory, gone with the Cloud
+
+	// Dir is where files go that are not the host program's to choose: images in Dir/images, instances' disks in Dir/node, consoles in Dir/consoles,
+	// the node's id in Dir/host-id. It is made if it is missing; its parent must exist. One process at a time may use
+	// it. Required, unless Blobs and, on a node, Disks and Host.ID are given.
+	Dir   string
+	Blobs image.Blobs   // nil: files in Dir/images
+	Disks compute.Disks // nil: made of images, in Dir/node
+
+	// Host describes the node. A zero ID is made once and kept in Dir; a zero Name is the machine's; a zero Total is what
+	// the hypervisor says it has. A host is known by its ID: its name may change.
+	Host scheduler.Host
+
+	// Flavors are what a new cloud begins with; nil: compute.DefaultFlavors. One that has flavors keeps them.
+	Flavors []compute.Flavor
+
+	Policy auth.Policy  // who may do what; zero: auth.DefaultPolicy
+	Logger *slog.Logger // nil: silent
+
+	StopGrace time.Duration   // how long a guest may take to power off when it is stopped; 0: 60 s
+	Repair    time.Duration   // how often a node looks for drift in its network; 0: 5 s
+	Sync      time.Duration   // how often a node compares power states with the hypervisor; 0: 60 s
+	Hooks     operation.Hooks // watches operations, for tests and traces
+}
+
+// isNode tells whether the process runs machines.
+func (c Config) isNode() bool { return c.Hypervisor != nil }
+
+// complete checks c and fills in what can be filled in without touching anything.
+func (c *Config) complete() error {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("dewpoint: Config."+format+": %w", append(args, errdefs.ErrInvalidArgument)...)
+	}
+	switch {
+	case c.isNode() && c.NetworkManager == nil:
+		return bad("NetworkManager is nil, must be set where Hypervisor is")
+	case !c.isNode() && c.NetworkManager != nil:
+		return bad("Hypervisor is nil, must be set where NetworkManager is")
+	case !c.isNode() && c.DHCP != nil:
+		return bad("Hypervisor is nil, must be set where DHCP is")
+	case c.Dir == "" && c.Blobs == nil:
+		return bad("Dir is empty, must be set unless Blobs is")
+	case c.Dir == "" && c.isNode() && c.Disks == nil:
+		return bad("Dir is empty, must be set unless Disks is")
+	case c.Dir == "" && c.isNode() && c.Host.ID == "":
+		return bad("Dir is empty, must be set unless Host.ID is")
+	case c.StopGrace < 0:
+		return bad("StopGrace is %v, must be at least 0", c.StopGrace)
+	case c.Repair < 0:
+		return bad("Repair is %v, must be at least 0", c.Repair)
+	case c.Sync < 0:
+		return bad("Sync is %v, must be at least 0", c.Sync)
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Policy.Rules == nil {
+		c.Policy = auth.DefaultPolicy()
+	}
+	if c.Flavors == nil {
+		c.Flavors = compute.DefaultFlavors()
+	}
+	if c.MessageBus == nil {
+		c.MessageBus = memqueue.New(memqueue.Config{Logger: c.Logger})
+	}
+	if c.Log == nil {
+		c.Log = memstate.New(memstate.Config{})
+	}
+	if c.Scheduler == nil {
+		s, err := scheduler.New(scheduler.Config{Used: HostUse})
+		if err != nil {
+			return err
+		}
+		c.Scheduler = s
+	}
+	return nil
+}
+
+// HostUse returns what the instances on a host take of it: the Used of a [scheduler.Config].
+func HostUse(r state.Reader, hostID string) scheduler.Resources {
+	return compute.HostUse.Get(r, hostID)
+}
+
+// Schema returns every table of a cloud, for programs that open its log by themselves, to look or to migrate.
+func Schema() []state.Schema {
+	var all []state.Schema
+	for _, part := range [][]state.Schema{
+		auth.Schema(), {image.Images}, network.Schema(), scheduler.Schema(), compute.Schema(), operation.Schema(),
+	} {
+		all = append(all, part...)
+	}
+	return all
+}

@@ -1,0 +1,141 @@
+package dewpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/uuid"
+
+	"github.com/dewpoint-cloud/dewpoint/compute"
+	"github.com/dewpoint-cloud/dewpoint/image"
+	"github.com/dewpoint-cloud/dewpoint/network"
+)
+
+// node is what makes a process one that runs machines.
+type node struct {
+	hostID  string
+	disks   compute.Disks
+	network *network.Agent
+	compute *compute.Agent
+	close   func() error
+}
+
+func (c *Cloud) newNode(s *Services, blobs image.Blobs) (*node, error) {
+	host := c.cfg.Host
+	var err error
+	if host.ID == "" {
+		if host.ID, err = hostID(c.path("host-id")); err != nil {
+			return nil, fmt.Errorf("dewpoint: this host's id: %w", err)
+		}
+	}
+	if host.Name == "" {
+		if host.Name, err = os.Hostname(); err != nil {
+			return nil, fmt.Errorf("dewpoint: this host's name: %w", err)
+		}
+	}
+	n := &node{hostID: host.ID, disks: c.cfg.Disks, close: func() error { return nil }}
+	n.network, err = network.NewAgent(network.AgentConfig{Store: s.Store, HostID: host.ID, Manager: c.cfg.NetworkManager,
+		DHCP: c.cfg.DHCP, Repair: c.cfg.Repair, Logger: c.cfg.Logger})
+	if err != nil {
+		return nil, err
+	}
+	if n.disks == nil {
+		cache, err := image.NewCache(image.CacheConfig{Dir: c.path("node"), Source: image.BlobSource{Blobs: blobs}, Logger: c.cfg.Logger})
+		if err != nil {
+			return nil, err
+		}
+		n.close = cache.Close
+		n.disks, err = compute.NewImageDisks(compute.ImageDisksConfig{Store: s.Store, Cache: cache, ConsoleDir: c.path("consoles")})
+		if err != nil {
+			return nil, errors.Join(err, n.close())
+		}
+	}
+	n.compute, err = compute.NewAgent(compute.AgentConfig{Store: s.Store, Bus: c.cfg.MessageBus, Host: host,
+		Hypervisor: c.cfg.Hypervisor, Network: n.network, Disks: n.disks, Addresses: &s.Networks.Addresses,
+		StopGrace: c.cfg.StopGrace, Sync: c.cfg.Sync, Hooks: c.cfg.Hooks, Logger: c.cfg.Logger})
+	if err != nil {
+		return nil, errors.Join(err, n.close())
+	}
+	return n, nil
+}
+
+func (c *Cloud) path(name string) string { return filepath.Join(c.cfg.Dir, name) }
+
+func (c *Cloud) makeDir() error {
+	if c.cfg.Dir == "" {
+		return nil
+	}
+	if err := os.Mkdir(c.cfg.Dir, 0o711); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("dewpoint: Config.Dir: %w", err)
+	}
+	return nil
+}
+
+// hostID returns the id in the file, which is made, once, if it is missing.
+func hostID(file string) (string, error) {
+	for {
+		text, err := os.ReadFile(file)
+		if err == nil {
+			id := strings.TrimSpace(string(text))
+			if uuid.Validate(id) != nil || len(id) != 36 {
+				return "", fmt.Errorf("%s has %.40q, which is not a UUID; put back what it had, or this host is another one: %w", file, id,
+					errdefs.ErrDataLoss)
+			}
+			return id, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+		if err := writeOnce(file, uuid.NewString()+"\n"); err != nil && !errors.Is(err, fs.ErrExist) {
+			return "", err
+		}
+	}
+}
+
+// writeOnce makes a file that is never seen half-written, and never changed once it is there.
+func writeOnce(file, text string) error {
+	tmp, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file)+".new-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.WriteString(text)
+	err = errors.Join(err, tmp.Sync(), tmp.Close())
+	if err != nil {
+		return err
+	}
+	if err := os.Link(tmp.Name(), file); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(file))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// sweepEvery is how often contents of images that no record names are looked for.
+const sweepEvery = 10 * time.Minute
+
+// sweep removes what deleted images and broken uploads left, now and every now and then.
+func (c *Cloud) sweep(ctx context.Context, s *Services) error {
+	ticker := time.NewTicker(sweepEvery)
+	defer ticker.Stop()
+	for {
+		if _, err := s.Images.SweepBlobs(ctx); err != nil && ctx.Err() == nil {
+			c.cfg.Logger.Warn("dewpoint: leftovers of images could not be removed", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
