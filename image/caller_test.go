@@ -24,7 +24,7 @@ func policy() auth.Policy { return auth.DefaultPolicy() }
 
 func newStore(t *testing.T, log state.Log) *state.Store {
 	t.Helper()
-	store, err := state.Open(t.Context(), state.Config{Log: log, Schema: []state.Schema{Images}})
+	store, err := state.Open(t.Context(), state.Config{Log: log, Schema: append(auth.Schema(), Images)})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, store.Close()) })
 	return store

@@ -24,5 +24,6 @@
 //	disk, err := cache.Disk(ctx, instanceID, img, 20)
 //
 // Nothing here runs by itself: the program that owns a service calls [Service.SweepBlobs] now and then, and the owner
-// of a cache [Cache.Sweep]. The schema of the store has [Images].
+// of a cache [Cache.Sweep]. The schema of the store has [Images] and what
+// auth.Schema returns.
 package image

@@ -21,11 +21,11 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	ctx := auth.NewContext(context.Background(), auth.Caller{UserID: "ann", ProjectID: "weather"})
+	ctx := auth.NewContext(context.Background(), auth.Caller{UserID: "ann", ProjectID: "weather", Roles: []string{auth.SysAdmin}})
 
 	records := memstate.New(memstate.Config{})
 	defer records.Close()
-	store, err := state.Open(ctx, state.Config{Log: records, Schema: []state.Schema{image.Images}})
+	store, err := state.Open(ctx, state.Config{Log: records, Schema: append(auth.Schema(), image.Images)})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -58,7 +58,7 @@ type Image struct {
 	ID        string // a UUID
 	ProjectID string // its owner
 	UserID    string // who registered it
-	Name      string // for people: need not be unique; 1 to 255 bytes
+	Name      string // for people: need not be unique; 1 to 255 characters
 
 	Format     Format
 	Status     Status

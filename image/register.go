@@ -21,7 +21,7 @@ import (
 
 // Spec is an image to be registered. It belongs to the caller's project.
 type Spec struct {
-	Name       string     // required; 1 to 255 characters, no control characters
+	Name       string     // required; 1 to 255 characters, none of them a control character
 	Format     Format     // required
 	Visibility Visibility // "": Private
 	SHA256     string     // what the content must have, in hexadecimal; "": any
@@ -157,6 +157,9 @@ func (s *Service) Register(ctx context.Context, spec Spec) (Image, error) {
 }
 
 func register(tx *state.Tx, caller auth.Caller, fresh Image) (Image, error) {
+	if err := auth.CheckProject(tx, fresh.ProjectID); err != nil {
+		return Image{}, err
+	}
 	if fresh.Token != "" {
 		old, err := Images.One(tx, "token", fresh.ProjectID+"/"+fresh.Token)
 		switch {
@@ -173,7 +176,22 @@ func register(tx *state.Tx, caller auth.Caller, fresh Image) (Image, error) {
 	if err := checkPart(tx, caller, "RamdiskID", fresh.RamdiskID, Ramdisk, fresh.Visibility); err != nil {
 		return Image{}, err
 	}
+	for _, id := range nonEmpty(fresh.KernelID, fresh.RamdiskID) {
+		if err := touch(tx, id); err != nil {
+			return Image{}, err
+		}
+	}
 	return fresh, Images.Insert(tx, fresh)
+}
+
+// touch writes a record anew, as it is. Whoever deletes an image looks whether others boot with it, and can't see one that
+// another process has just registered; but that this record has changed, the log tells it.
+func touch(tx *state.Tx, id string) error {
+	img, err := Images.Get(tx, id)
+	if err != nil {
+		return err
+	}
+	return Images.Put(tx, img)
 }
 
 // checkPart holds the kernel or ramdisk of an image to be one, and to be usable by all who can use the image.

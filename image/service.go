@@ -16,7 +16,7 @@ import (
 
 // ServiceConfig is what a [Service] is made of.
 type ServiceConfig struct {
-	Store  *state.Store // required; its schema has [Images]
+	Store  *state.Store // required; its schema has [Images] and what [auth.Schema] returns
 	Blobs  Blobs        // required; used by nothing but image services over the same store
 	Policy auth.Policy  // zero: denies everything
 

@@ -10,9 +10,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
+
+	"github.com/dewpoint-cloud/dewpoint/auth"
 )
 
 func ids(t *testing.T, s *Service, ctx context.Context, q Query) []string {
@@ -267,4 +270,45 @@ func TestConfigIsChecked(t *testing.T) {
 		_, err := NewService(cfg)
 		require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
 	}
+}
+
+// Two services over one log: one deletes a kernel while the other registers an image with it.
+func TestAKernelIsNotDeletedUnderItsImages(t *testing.T) {
+	r := newRig(t)
+	ctx := as(t, "p")
+	other, err := NewService(ServiceConfig{Store: newStore(t, r.log), Blobs: r.blobs, Policy: policy()})
+	require.NoError(t, err)
+	outcomes := map[string]int{}
+	for range 100 {
+		kernel, err := r.Create(ctx, Spec{Name: "k", Format: Kernel}, bytes.NewReader(disk(10)))
+		require.NoError(t, err)
+		require.Eventually(t, func() bool { _, err := other.Get(ctx, kernel.ID); return err == nil }, 10*time.Second, 100*time.Microsecond)
+		deleted := make(chan error, 1)
+		go func() { deleted <- other.Delete(ctx, kernel.ID) }()
+		_, registerErr := r.Register(ctx, Spec{Name: "img", Format: Raw, KernelID: kernel.ID})
+		deleteErr := <-deleted
+		switch {
+		case registerErr == nil:
+			require.ErrorIs(t, deleteErr, errdefs.ErrFailedPrecondition)
+			outcomes["registered"]++
+		default:
+			require.ErrorIs(t, registerErr, errdefs.ErrNotFound)
+			require.NoError(t, deleteErr)
+			outcomes["deleted"]++
+		}
+	}
+	t.Log(outcomes)
+}
+
+func TestNothingComesToADeletedProject(t *testing.T) {
+	r := newRig(t)
+	people, err := auth.NewService(auth.ServiceConfig{Store: r.store, Policy: policy()})
+	require.NoError(t, err)
+	p, err := people.CreateProject(asAdmin(t), auth.ProjectSpec{Name: "weather"})
+	require.NoError(t, err)
+	_, err = r.Register(as(t, p.ID), Spec{Name: "img", Format: Raw})
+	require.NoError(t, err)
+	require.NoError(t, people.DeleteProject(asAdmin(t), p.ID))
+	_, err = r.Register(as(t, p.ID), Spec{Name: "another", Format: Raw})
+	require.ErrorIs(t, err, errdefs.ErrFailedPrecondition)
 }
