@@ -16,7 +16,7 @@ import (
 
 // Config is what a [Log] is made of.
 type Config struct {
-	// History is how many batches a follower may fall behind before it is given a snapshot; 0: 1024.
+	// History is how many batches a follower may fall behind before it is given a snapshot; 0 or less: 1024.
 	History int
 }
 
@@ -75,16 +75,17 @@ func (l *Log) Commit(ctx context.Context, b state.Batch) (state.Revision, error)
 // Follow implements state.Log.
 func (l *Log) Follow(ctx context.Context, from state.Revision) iter.Seq2[state.Batch, error] {
 	return func(yield func(state.Batch, error) bool) {
-		for snapshot := from == 0; ; snapshot = true {
+		if err := l.reached(from); err != nil {
+			yield(state.Batch{}, err)
+			return
+		}
+		for snapshot := from == 0; ctx.Err() == nil; snapshot = true {
 			if snapshot {
 				b := l.snapshot()
 				if !yield(b, nil) {
 					return
 				}
 				from = b.Rev
-			} else if now := l.revision(); from > now {
-				yield(state.Batch{}, fmt.Errorf("state: revision %d is not reached, the log is at %d: %w", from, now, errdefs.ErrInvalidArgument))
-				return
 			}
 			for b, err := range l.feed.From(ctx, uint64(from)) {
 				if errors.Is(err, feed.ErrClosed) {
@@ -100,9 +101,6 @@ func (l *Log) Follow(ctx context.Context, from state.Revision) iter.Seq2[state.B
 				}
 				from = b.Rev
 			}
-			if ctx.Err() != nil {
-				return
-			}
 		}
 	}
 }
@@ -117,10 +115,17 @@ func (l *Log) snapshot() state.Batch {
 	return b
 }
 
-func (l *Log) revision() state.Revision {
+// reached checks that the log is open and a revision is not from the future.
+func (l *Log) reached(from state.Revision) error {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	return l.rev
+	switch {
+	case l.closed:
+		return state.ErrClosed
+	case from > l.rev:
+		return fmt.Errorf("state: revision %d is not reached, the log is at %d: %w", from, l.rev, errdefs.ErrInvalidArgument)
+	}
+	return nil
 }
 
 // Close implements state.Log.
