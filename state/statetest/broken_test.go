@@ -417,7 +417,7 @@ func TestBrokenLogsAreFound(t *testing.T) {
 			open := func(string) (Subject, error) { return fault(), nil }
 			var found []string
 			for _, r := range rows() {
-				if err := run(open, r, 300*time.Millisecond); err != nil {
+				if err := run(open, r, 100*time.Millisecond); err != nil {
 					found = append(found, fmt.Sprintf("%s: %v", r.name, err))
 				}
 			}
@@ -436,7 +436,7 @@ func TestTheModelFindsBrokenLogs(t *testing.T) {
 			fault := faults()[name]
 			for seed := range 200 {
 				p := plans.Example(seed)
-				if run(func(string) (Subject, error) { return fault(), nil }, p.row(), 300*time.Millisecond) != nil {
+				if run(func(string) (Subject, error) { return fault(), nil }, p.row(), 100*time.Millisecond) != nil {
 					return
 				}
 			}
