@@ -22,16 +22,20 @@ type Manager interface {
 	// Apply makes the node's data path exactly d: it adds what is missing, mends what differs, and removes what is
 	// ours and not in d. It is idempotent; applied twice, the second Report is empty. A tap's filter is in force
 	// before the tap joins its bridge, and until the tap has left it. A tap that a machine holds open keeps its identity:
-	// Apply never makes anew what is right already. Desired that contradicts itself (two taps of one name, a tap
+	// Apply never makes anew what is right already. What [Desired.Validate] refuses (two taps of one name, a tap
 	// on a bridge that is not in d, an address twice on one bridge) is InvalidArgument, and nothing was changed. An uplink
-	// that does not exist is NotFound, names it, and everything else in d is applied all the same.
+	// that does not exist is NotFound, names it, and everything else in d is applied all the same. A link of the host that
+	// has the name of a bridge or tap in d, and not our mark, is AlreadyExists, names it, is not touched, and
+	// everything else in d is applied all the same.
 	Apply(ctx context.Context, d Desired) (Report, error)
 
 	// Plug adds or mends one tap, on a bridge that an earlier Apply or Plug made, or that is made now as b says.
-	// It does the same as Apply with that tap added, at a cost that does not grow with the number of taps.
+	// It does the same as Apply with that tap added, at a cost that does not grow with the number of taps: it does not
+	// look at other taps, not even for an address that t has too. A t whose Bridge is not b's Name is InvalidArgument.
 	Plug(ctx context.Context, b Bridge, t Tap) error
 
-	// Unplug removes the tap with this name and its filter. One that does not exist is success.
+	// Unplug removes the tap with this name and its filter, also while a machine holds it open. One that does not exist, or
+	// that is not ours, is success, and nothing was changed.
 	Unplug(ctx context.Context, tap string) error
 
 	// Inspect reads what the node has of ours, in the form of a Desired, sorted by name. After a successful

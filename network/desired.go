@@ -1,0 +1,109 @@
+package network
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/containerd/errdefs"
+)
+
+// Limits of what a kernel takes.
+const (
+	DefaultMTU = 1500
+	minMTU     = 576
+	maxMTU     = 65521 // of a tap
+)
+
+// Validate returns what contradicts itself in d or can't be on any node, naming the field and its limit, as an InvalidArgument.
+func (d Desired) Validate() error {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("network: %s: %w", fmt.Sprintf(format, args...), errdefs.ErrInvalidArgument)
+	}
+	links := make(map[string]string, len(d.Bridges)+len(d.Taps)) // names of links, each with what it is
+	bridges := make(map[string]bool, len(d.Bridges))
+	type place struct {
+		bridge  string
+		address string
+	}
+	taken := make(map[place]string, 2*len(d.Taps)+len(d.Bridges))
+	name := func(what, name string) error {
+		if !ifaceName.MatchString(name) {
+			return bad("%s name %q is not an interface name of 1 to 15 letters, digits, dots, dashes or underscores", what, name)
+		}
+		if other, twice := links[name]; twice {
+			return bad("%s %s has the name of another %s", what, name, other)
+		}
+		links[name] = what
+		return nil
+	}
+	for _, b := range d.Bridges {
+		if err := name("bridge", b.Name); err != nil {
+			return err
+		}
+		bridges[b.Name] = true
+		switch {
+		case b.MTU != 0 && (b.MTU < minMTU || b.MTU > maxMTU):
+			return bad("bridge %s: MTU %d must be 0 or between %d and %d", b.Name, b.MTU, minMTU, maxMTU)
+		case b.Gateway.IsValid() && !fixed(b.Gateway.Addr()):
+			return bad("bridge %s: Gateway %v is not the address of a host", b.Name, b.Gateway)
+		}
+		if b.Gateway.IsValid() {
+			taken[place{b.Name, b.Gateway.Addr().String()}] = "the gateway"
+		}
+	}
+	for _, b := range d.Bridges {
+		if b.Uplink != "" {
+			if err := name("uplink", b.Uplink); err != nil {
+				return err
+			}
+		}
+	}
+	for _, t := range d.Taps {
+		if err := name("tap", t.Name); err != nil {
+			return err
+		}
+		switch {
+		case !bridges[t.Bridge]:
+			return bad("tap %s: Bridge %q is not one of the %d bridges", t.Name, t.Bridge, len(d.Bridges))
+		case len(t.MAC) != 6 || t.MAC[0]&1 != 0:
+			return bad("tap %s: MAC %v is not a unicast address of 6 bytes", t.Name, t.MAC)
+		case len(t.Port) > maxPort:
+			return bad("tap %s: Port has %d bytes, at most %d are possible", t.Name, len(t.Port), maxPort)
+		}
+		addresses := []string{t.MAC.String()}
+		for _, ip := range t.IPs {
+			if !fixed(ip) {
+				return bad("tap %s: IPs: %v is not the address of a host", t.Name, ip)
+			}
+			addresses = append(addresses, ip.String())
+		}
+		for _, address := range addresses {
+			where := place{t.Bridge, address}
+			if other, twice := taken[where]; twice {
+				return bad("tap %s: %s on bridge %s belongs to %s already", t.Name, address, t.Bridge, other)
+			}
+			taken[where] = "tap " + t.Name
+		}
+	}
+	return nil
+}
+
+// maxPort is how long the id of a port may be: the mark of a link, where it is kept, has 255 bytes.
+const maxPort = 64
+
+// fixed tells whether a may be the address of one host.
+func fixed(a netip.Addr) bool {
+	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && !a.Is4In6() && a.Zone() == ""
+}
+
+// Clone returns a copy that shares nothing.
+func (d Desired) Clone() Desired {
+	c := Desired{Bridges: append([]Bridge(nil), d.Bridges...), Taps: append([]Tap(nil), d.Taps...)}
+	for i, b := range c.Bridges {
+		c.Bridges[i].DNS, c.Bridges[i].Routes = append([]netip.Addr(nil), b.DNS...), append([]Route(nil), b.Routes...)
+	}
+	for i, t := range c.Taps {
+		c.Taps[i].MAC, c.Taps[i].IPs = append([]byte(nil), t.MAC...), append([]netip.Addr(nil), t.IPs...)
+	}
+	return c
+}

@@ -1,0 +1,134 @@
+package fakenetwork
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/dewpoint-cloud/dewpoint/network"
+)
+
+// Node is a pretended machine with its links. It lives as long as the test wants, whatever happens to its managers. All
+// methods are safe for concurrent use. What they direct takes effect at once.
+type Node struct {
+	mu      sync.Mutex
+	links   map[string]bool // those that are not ours: network cards, bridges of others
+	bridges map[string]network.Bridge
+	taps    map[string]tap
+	made    int // links so far
+	faults  []*Injected
+	calls   map[Method]int
+}
+
+type tap struct {
+	network.Tap
+	index int
+}
+
+// NewNode returns a node without links.
+func NewNode() *Node {
+	return &Node{links: map[string]bool{}, bridges: map[string]network.Bridge{}, taps: map[string]tap{}, calls: map[Method]int{}}
+}
+
+// AddLink gives the node a link that is not the managers': one that a bridge may name as its uplink, or whose name no
+// bridge or tap can have.
+func (n *Node) AddLink(name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.links[name] = true
+}
+
+// RemoveLink takes such a link away. One that is not there is nothing to do.
+func (n *Node) RemoveLink(name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.links, name)
+	for _, b := range n.bridges {
+		if b.Uplink == name {
+			b.Uplink = ""
+			n.bridges[b.Name] = b
+		}
+	}
+}
+
+// Links returns the names of the links that are not the managers', sorted.
+func (n *Node) Links() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Sorted(maps.Keys(n.links))
+}
+
+// Desired returns what the node has, as Inspect does, but is not subject to faults and with the fields that only DHCP uses.
+func (n *Node) Desired() network.Desired {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.desired()
+}
+
+// Tap returns the tap with this name as it was last made or mended.
+func (n *Node) Tap(name string) (t network.Tap, ok bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	found, ok := n.taps[name]
+	return network.Desired{Taps: []network.Tap{found.Tap}}.Clone().Taps[0], ok
+}
+
+// Index returns a number that a tap keeps for as long as it is there, and that no other one ever has; 0 if there is
+// no tap with this name.
+func (n *Node) Index(tap string) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.taps[tap].index
+}
+
+// RemoveTap takes a tap away as if somebody had done so by hand. An unknown one is nothing to do.
+func (n *Node) RemoveTap(name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.taps, name)
+}
+
+// RemoveBridge takes a bridge away as if somebody had done so by hand: its taps are on no bridge then. An unknown one
+// is nothing to do.
+func (n *Node) RemoveBridge(name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.removeBridge(name)
+}
+
+// Change changes a tap as if somebody had done so by hand. An unknown one is nothing to do.
+func (n *Node) Change(name string, change func(*network.Tap)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if t, ok := n.taps[name]; ok {
+		t.Tap = network.Desired{Taps: []network.Tap{t.Tap}}.Clone().Taps[0]
+		change(&t.Tap)
+		n.taps[name] = t
+	}
+}
+
+// The functions below expect mu to be held.
+
+func (n *Node) desired() network.Desired {
+	var d network.Desired
+	for _, b := range n.bridges {
+		d.Bridges = append(d.Bridges, b)
+	}
+	for _, t := range n.taps {
+		d.Taps = append(d.Taps, t.Tap)
+	}
+	slices.SortFunc(d.Bridges, func(a, b network.Bridge) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(d.Taps, func(a, b network.Tap) int { return cmp.Compare(a.Name, b.Name) })
+	return d.Clone()
+}
+
+func (n *Node) removeBridge(name string) {
+	delete(n.bridges, name)
+	for _, t := range n.taps {
+		if t.Bridge == name {
+			t.Bridge = ""
+			n.taps[t.Name] = t
+		}
+	}
+}
