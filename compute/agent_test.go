@@ -355,3 +355,52 @@ func TestLostDoorbellsCostTimeAndNothingElse(t *testing.T) {
 		require.NoError(t, c.close())
 	})
 }
+
+// A termination does not wait for what is under way: that is asked to end.
+func TestTerminationEndsWhatIsUnderWay(t *testing.T) {
+	for name, begin := range map[string]func(c *cloud, n *node, id string) error{
+		"a stop in its grace": func(c *cloud, n *node, id string) error {
+			return errors.Join(n.host.Deaf(id), c.service.Stop(c.ctx, id))
+		},
+		"a reboot that hangs": func(c *cloud, n *node, id string) error {
+			n.host.Inject(fakecompute.Fault{Method: fakecompute.MethodReboot, Hang: true})
+			return c.service.Reboot(c.ctx, id, true)
+		},
+		"a start that hangs": func(c *cloud, n *node, id string) error {
+			err := c.service.Stop(c.ctx, id)
+			time.Sleep(time.Second)
+			n.host.Inject(fakecompute.Fault{Method: fakecompute.MethodCreate, Hang: true, After: true})
+			return errors.Join(err, c.service.Start(c.ctx, id))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, c *cloud, n *node) {
+				id := c.active(t).ID
+				require.NoError(t, begin(c, n, id))
+				c.endSoon(t, id)
+			})
+		})
+	}
+	t.Run("a launch that hangs", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, c *cloud, n *node) {
+			n.host.Inject(fakecompute.Fault{Method: fakecompute.MethodCreate, Hang: true, After: true})
+			c.endSoon(t, c.run(t, one())[0].ID)
+		})
+	})
+}
+
+// endSoon terminates an instance, sees it deleting until it is gone, and that soon.
+func (c *cloud) endSoon(t *testing.T, id string) {
+	time.Sleep(time.Second)
+	begun, from := time.Now(), c.store.Revision()
+	require.NoError(t, c.service.Terminate(c.ctx, id))
+	for e, err := range c.service.Watch(c.ctx, compute.WatchOptions{After: from}) {
+		require.NoError(t, err)
+		require.Equal(t, "DELETING", e.Instance.Status())
+		if e.Gone {
+			break
+		}
+	}
+	require.Less(t, time.Since(begun), time.Second)
+	require.NoError(t, c.audit())
+}

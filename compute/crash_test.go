@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -41,7 +42,10 @@ func (w *crashing) Work(ctx context.Context, hooks operation.Hooks) error {
 	return w.nodes[0].work(ctx, hooks)
 }
 
-func (w *crashing) Settled() bool { return w.operations() == 0 }
+func (w *crashing) Settled() bool {
+	synctest.Wait() // what a hook begins is begun
+	return w.operations() == 0
+}
 
 func (w *crashing) Check() error {
 	i, err := w.service.Get(admin(), w.id)
@@ -104,6 +108,7 @@ func TestCrashes(t *testing.T) {
 		"hard reboot": {begin: act(launched, func(w *crashing) error { return w.service.Reboot(w.ctx, w.id, true) }), want: compute.StateActive},
 		"hard reboot without a domain": {begin: act(launched, func(w *crashing) error {
 			w.nodes[0].host.Remove(w.id)
+			w.nodes[0].taps.names = nil
 			return w.service.Reboot(w.ctx, w.id, true)
 		}), want: compute.StateActive},
 		"start after the host was reset": {begin: act(stopped, func(w *crashing) error {

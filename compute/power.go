@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/dewpoint-cloud/dewpoint/state"
-	"github.com/dewpoint-cloud/dewpoint/state/operation"
 )
 
 // settle is how long after an event that came in the middle of an operation the hypervisor is asked again.
@@ -50,8 +49,12 @@ func (a *Agent) watchPower(ctx context.Context) {
 		case <-again.C:
 		case <-regular.C:
 		}
-		if err := a.syncPower(ctx); err != nil && ctx.Err() == nil {
+		busy, err := a.syncPower(ctx)
+		if err != nil && ctx.Err() == nil {
 			a.cfg.Logger.Warn("compute: power states could not be compared", "error", err)
+		}
+		if busy {
+			again.Reset(settle)
 		}
 	}
 }
@@ -92,8 +95,9 @@ func (a *Agent) judge(e PowerEvent) verdict {
 	return disputed
 }
 
-// syncPower compares every instance of the host with what the hypervisor runs.
-func (a *Agent) syncPower(ctx context.Context) error {
+// syncPower compares every instance of the host with what the hypervisor runs. It returns true if one could not be compared
+// because an operation was at it.
+func (a *Agent) syncPower(ctx context.Context) (busy bool, err error) {
 	before := map[string]uint64{} // generations as they were when the hypervisor was asked
 	_ = a.cfg.Store.View(func(v *state.View) error {
 		for i := range Instances.By(v, "host", a.cfg.Host.ID) {
@@ -103,7 +107,7 @@ func (a *Agent) syncPower(ctx context.Context) error {
 	})
 	domains, err := a.cfg.Hypervisor.List(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	running := map[string]Domain{}
 	for _, d := range domains {
@@ -116,23 +120,26 @@ func (a *Agent) syncPower(ctx context.Context) error {
 		if d, ok := running[id]; ok {
 			power = d.Power
 		}
-		if err := a.observe(ctx, id, power, generation); err != nil {
-			return err
+		skipped, err := a.observe(ctx, id, power, generation)
+		if err != nil {
+			return busy, err
 		}
+		busy = busy || skipped
 	}
 	a.reportOrphans(domains, before)
-	return nil
+	return busy, nil
 }
 
-// observe records what the hypervisor said of an instance, unless an operation is at it, or has been since the record
-// had this generation.
-func (a *Agent) observe(ctx context.Context, id string, power PowerState, generation uint64) error {
+// observe records what the hypervisor said of an instance. If an operation is at it, or has been since the record had this
+// generation, what was said may be out of date: it is skipped.
+func (a *Agent) observe(ctx context.Context, id string, power PowerState, generation uint64) (skipped bool, err error) {
 	look := func(r state.Reader) (i Instance, changed bool) {
 		i, err := Instances.Get(r, id)
-		if err != nil || i.HostID != a.cfg.Host.ID || i.Task != TaskNone || generation != i.Generation {
+		if err != nil || i.HostID != a.cfg.Host.ID || i.State == StateError {
 			return i, false
 		}
-		if i.State == StateError || i.State == StateBuilding || len(operation.Open(r, i.object())) > 0 {
+		if i.Task != TaskNone || i.Generation != generation || i.State == StateBuilding {
+			skipped = i.Task != TaskDeleting // that one is not worth another look
 			return i, false
 		}
 		was := i
@@ -156,9 +163,10 @@ func (a *Agent) observe(ctx context.Context, id string, power PowerState, genera
 	changed := false
 	_ = a.cfg.Store.View(func(v *state.View) error { _, changed = look(v); return nil })
 	if !changed {
-		return nil
+		return skipped, nil
 	}
-	err := a.cfg.Store.Update(ctx, func(tx *state.Tx) error {
+	err = a.cfg.Store.Update(ctx, func(tx *state.Tx) error {
+		skipped = false
 		i, still := look(tx)
 		if !still {
 			return nil
@@ -168,7 +176,7 @@ func (a *Agent) observe(ctx context.Context, id string, power PowerState, genera
 		return Instances.Put(tx, i)
 	})
 	if err != nil {
-		return fmt.Errorf("instance %s: %w", id, err)
+		return skipped, fmt.Errorf("instance %s: %w", id, err)
 	}
-	return nil
+	return skipped, nil
 }

@@ -161,3 +161,51 @@ func TestOrphansAreReportedAndLeftAlone(t *testing.T) {
 		require.NoError(t, c.close())
 	})
 }
+
+// What the hypervisor said before an operation is not written after it.
+func TestAnObservationThatIsOutOfDateIsNotRecorded(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cloud, n *node) {
+		id := c.active(t).ID
+		require.NoError(t, c.service.Stop(c.ctx, id))
+		c.waitRest(t, id)
+		slow := n.host.Inject(fakecompute.Fault{Method: fakecompute.MethodList, After: true, Delay: 3 * time.Second, Call: 1})
+		n.host.Restart()
+		<-slow.Struck() // it has said that the guest is off
+		require.NoError(t, c.service.Start(c.ctx, id))
+		i, err := c.service.WaitActive(c.ctx, id)
+		require.NoError(t, err)
+		time.Sleep(time.Hour)
+		require.Equal(t, i, c.get(t, id), "nothing was written since")
+	})
+}
+
+// An instance that is terminated while the domains are listed is no orphan.
+func TestWhatIsBeingTerminatedIsNoOrphan(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cloud, n *node) {
+		id := c.active(t).ID
+		slow := n.host.Inject(fakecompute.Fault{Method: fakecompute.MethodList, After: true, Delay: 3 * time.Second, Call: 1})
+		n.host.Restart()
+		<-slow.Struck()
+		require.NoError(t, c.service.Terminate(c.ctx, id))
+		require.NoError(t, c.service.WaitGone(c.ctx, id))
+		time.Sleep(time.Minute)
+		require.Zero(t, n.logs.count("no record names"))
+	})
+}
+
+// A domain that was lost is off, so that stopping it is no failure.
+func TestStoppingWhatIsGone(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cloud, n *node) {
+		id := c.active(t).ID
+		blind := n.host.Inject(fakecompute.Fault{Method: fakecompute.MethodList, Hang: true})
+		n.host.Remove(id)
+		require.NoError(t, c.service.Stop(c.ctx, id))
+		i := c.waitRest(t, id)
+		require.Equal(t, compute.StateStopped, i.State)
+		require.Empty(t, i.Fault)
+		blind.Remove()
+		time.Sleep(time.Hour)
+		require.Contains(t, c.get(t, id).Fault, "no longer has the domain")
+		require.NoError(t, c.audit())
+	})
+}
