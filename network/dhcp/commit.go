@@ -47,7 +47,11 @@ func (s *Server) commit(ctx context.Context) {
 				break gather
 			}
 		}
-		if s.store(j, group, records[:0]) {
+		stored := s.store(j, group, records[:0])
+		for _, a := range group {
+			a.port.waiting.Store(false) // before the client hears: what it says next, such as RELEASE, it may say but once
+		}
+		if stored {
 			if s.committed != nil && len(group) > 0 {
 				s.committed()
 			}
@@ -56,7 +60,7 @@ func (s *Server) commit(ctx context.Context) {
 			s.count.failed.Add(uint64(len(group)))
 		}
 		for _, a := range group {
-			s.recycle(a)
+			s.give(a)
 		}
 	}
 }
@@ -168,12 +172,6 @@ func (s *Server) take() *answer {
 	default:
 		return &answer{}
 	}
-}
-
-// recycle ends an answer that was in the queue.
-func (s *Server) recycle(a *answer) {
-	a.port.waiting.Store(false)
-	s.give(a)
 }
 
 // give takes an answer back.

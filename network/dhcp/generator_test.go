@@ -24,9 +24,11 @@ type generator struct {
 	frames [batchLength][]byte
 	queued int
 
-	clients []client
-	naks    int
-	again   int // requests that were sent again, as no answer came
+	window   int           // exchanges that are under way at once
+	patience time.Duration // after which a client asks again
+	clients  []client
+	naks     int
+	again    int // requests that were sent again, as no answer came
 }
 
 type client struct {
@@ -37,10 +39,10 @@ type client struct {
 	changed time.Time
 }
 
-const window = 32 // exchanges that are under way at once
+const window = 32 // of a measurement
 
 func newGenerator(t testing.TB, ns *netnstest.NS, clients int) *generator {
-	g := &generator{t: t, clients: make([]client, clients), rx: &messages{}, tx: &messages{}}
+	g := &generator{t: t, window: window, patience: time.Second, clients: make([]client, clients), rx: &messages{}, tx: &messages{}}
 	require.NoError(t, ns.Do(func() (err error) {
 		if g.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
 			return err
@@ -110,7 +112,7 @@ func (g *generator) run(first int, length time.Duration, once bool) (done, next 
 		c.xid = uint32(i)<<8 | (c.xid+1)&0xff
 		g.send(i, discover)
 	}
-	for range window {
+	for range g.window {
 		begin()
 	}
 	g.flush()
@@ -150,10 +152,10 @@ func (g *generator) run(first int, length time.Duration, once bool) (done, next 
 			}
 		}
 		g.flush()
-		if now.Sub(lastCheck) > 200*time.Millisecond {
+		if now.Sub(lastCheck) > g.patience/4 {
 			lastCheck = now
 			for i := range g.clients {
-				if c := &g.clients[i]; c.step != 0 && now.Sub(c.changed) > time.Second {
+				if c := &g.clients[i]; c.step != 0 && now.Sub(c.changed) > g.patience {
 					g.again++
 					if c.step == offer {
 						g.send(i, discover)
@@ -198,7 +200,7 @@ func (g *generator) send(i int, kind byte) {
 	c.step = offer
 	var options []byte
 	options = append(g.frames[g.queued][:0], optKind, 1, kind)
-	if kind == ask {
+	if kind != discover {
 		c.step = ack
 		options = append(append(options, optRequested, 4), c.addr[:]...)
 		options = append(append(options, optServerID, 4), c.server[:]...)

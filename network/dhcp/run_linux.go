@@ -63,7 +63,9 @@ func (s *Server) Run(ctx context.Context) error {
 	stop()
 	journal.Wait()
 	for len(s.queue) > 0 {
-		s.recycle(<-s.queue)
+		a := <-s.queue
+		a.port.waiting.Store(false)
+		s.give(a)
 	}
 	s.mu.Lock()
 	s.running = false
@@ -74,7 +76,7 @@ func (s *Server) Run(ctx context.Context) error {
 // Pauses before a bridge that is not there is tried again.
 const (
 	firstPause = 20 * time.Millisecond
-	lastPause  = time.Second
+	lastPause  = 250 * time.Millisecond
 )
 
 // listen answers on one bridge, whenever it exists, until ctx ends.
