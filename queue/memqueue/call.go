@@ -101,6 +101,9 @@ func (b *Bus) await(c *task) ([]byte, error) {
 	}
 	select {
 	case r := <-c.result:
+		if b.life.Err() != nil {
+			return nil, queue.ErrClosed // and not what Close made of the handler
+		}
 		return r.answer, r.err
 	case <-c.ctx.Done():
 		return nil, c.ctx.Err()
