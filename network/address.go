@@ -31,13 +31,15 @@ type Addresses struct {
 	hint map[string]netip.Addr // by network: no address below is free, probably
 }
 
-// Allocate makes a port with one fixed IP, the lowest that is free, or is [ErrNoMoreAddresses] and names the network.
+// Allocate makes a port with one fixed IP that is free, the lowest as far as this Addresses knows, or is [ErrNoMoreAddresses] and
+// names the network. A network that the project can't see, or that is being deleted, is NotFound. The addresses that the
+// network's own fields name (gateway, router, DNS servers, next hops of routes) are never given to a port.
 func (a *Addresses) Allocate(tx *state.Tx, req PortRequest) (Port, error) {
 	n, err := Networks.Get(tx, req.NetworkID)
 	if err != nil {
 		return Port{}, err
 	}
-	if n.ProjectID != "" && n.ProjectID != req.ProjectID {
+	if n.ProjectID != "" && n.ProjectID != req.ProjectID || n.Deleting {
 		return Port{}, fmt.Errorf("network %q: %w", req.NetworkID, errdefs.ErrNotFound)
 	}
 	p := Port{ID: uuid.NewString(), NetworkID: n.ID, ProjectID: req.ProjectID, InstanceID: req.InstanceID, HostID: req.HostID,
@@ -109,9 +111,10 @@ func (a *Addresses) free(tx *state.Tx, n Network) (netip.Addr, error) {
 		start = first
 	}
 	r := tx.Unguarded()
+	reserved := n.reserved()
 	search := func(from, to netip.Addr) (netip.Addr, bool) {
 		for addr := from; !to.Less(addr); addr = addr.Next() {
-			if addr != n.Gateway && addr != n.Router && !FixedIPs.Has(r, fixedIPKey(n.ID, addr)) {
+			if !reserved[addr] && !FixedIPs.Has(r, fixedIPKey(n.ID, addr)) {
 				return addr, true
 			}
 		}
@@ -131,6 +134,18 @@ func (a *Addresses) free(tx *state.Tx, n Network) (netip.Addr, error) {
 	a.hint[n.ID] = addr.Next()
 	a.mu.Unlock()
 	return addr, nil
+}
+
+// reserved returns the addresses of others that the network speaks of.
+func (n Network) reserved() map[netip.Addr]bool {
+	all := map[netip.Addr]bool{n.Gateway: true, n.Router: true}
+	for _, a := range n.DNS {
+		all[a] = true
+	}
+	for _, r := range n.Routes {
+		all[r.Via] = true
+	}
+	return all
 }
 
 // pool returns the first and last address that ports may have: neither the network's own nor the broadcast address.

@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -26,9 +27,9 @@ type AgentConfig struct {
 type Agent struct {
 	cfg AgentConfig
 
-	// mu makes one of "look at the records, then change the node", so that a stale plan can't bring back a tap
-	// that is gone.
-	mu sync.Mutex
+	// turn makes one of "look at the records, then change the node", so that a stale plan can't bring back a tap
+	// that is gone. Whoever waits for it can give up.
+	turn chan struct{}
 }
 
 // NewAgent checks the configuration. It starts nothing.
@@ -49,7 +50,20 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Agent{cfg: cfg}, nil
+	return &Agent{cfg: cfg, turn: make(chan struct{}, 1)}, nil
+}
+
+// begin waits for the turn, and returns what ends it.
+func (a *Agent) begin(ctx context.Context) (end func(), err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	select {
+	case a.turn <- struct{}{}:
+		return func() { <-a.turn }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // Run makes the node as the records say, then answers DHCP and repairs what drifts until ctx ends.
@@ -90,10 +104,14 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 }
 
-// Sync makes the whole node as the records say, and returns what it had to change.
+// Sync makes the whole node as the records say, and returns what it had to change. What can't be made keeps nothing else from
+// being made, as far as the Manager can tell them apart.
 func (a *Agent) Sync(ctx context.Context) ([]string, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	end, err := a.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	return a.sync(ctx)
 }
 
@@ -104,8 +122,8 @@ func (a *Agent) sync(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	report, err := a.cfg.Manager.Apply(ctx, d)
-	if err == nil && a.cfg.DHCP != nil {
-		err = a.cfg.DHCP.Apply(ctx, d)
+	if a.cfg.DHCP != nil && ctx.Err() == nil { // also when an uplink is missing: the other networks go on
+		err = errors.Join(err, a.cfg.DHCP.Apply(ctx, d))
 	}
 	return report.Changes, err
 }
@@ -113,8 +131,11 @@ func (a *Agent) sync(ctx context.Context) ([]string, error) {
 // Plug makes the port's tap, with its filter and its DHCP answer in force, and returns the tap's name. A port whose
 // record is not plugged to this node is FailedPrecondition. Repeating it does no harm.
 func (a *Agent) Plug(ctx context.Context, portID string) (tap string, err error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	end, err := a.begin(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer end()
 	var b Bridge
 	var t Tap
 	err = a.cfg.Store.View(func(v *state.View) error {
@@ -146,11 +167,14 @@ func (a *Agent) Plug(ctx context.Context, portID string) (tap string, err error)
 // Unplug removes the tap of a port whose record is no longer plugged, and the bridge with the network's last one on this
 // node; a port that is plugged is FailedPrecondition. A tap that does not exist is success.
 func (a *Agent) Unplug(ctx context.Context, portID string) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	end, err := a.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
 	var tap string
 	last := true
-	err := a.cfg.Store.View(func(v *state.View) error {
+	err = a.cfg.Store.View(func(v *state.View) error {
 		p, err := Ports.Get(v, portID)
 		if err != nil {
 			return err
@@ -182,8 +206,8 @@ func (a *Agent) Unplug(ctx context.Context, portID string) error {
 		return fmt.Errorf("port %s: %w", portID, err)
 	}
 	if last { // its bridge goes with it
-		if _, err := a.sync(ctx); err != nil {
-			return fmt.Errorf("port %s: %w", portID, err)
+		if _, err := a.sync(ctx); err != nil { // perhaps for another network's sake; the tap is gone, and Run tries again
+			a.cfg.Logger.Warn("network: the bridge of a tap that went stays for now", "port", portID, "error", err)
 		}
 	}
 	return nil

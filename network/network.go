@@ -34,11 +34,14 @@ type Network struct {
 	Lease   time.Duration // DHCP lease; by default 24 h
 	Routes  []Route
 
-	Bridge string // by default "br100"
-	Uplink string // physical interface that joins the bridges of the nodes; "": none
+	Bridge string // by default "br100"; of this network alone
+	Uplink string // physical interface that joins the bridges of the nodes, for this network alone; "": none
 	MTU    int    // by default 1500
 
 	Created time.Time
+
+	// Deleting says that somebody is removing the network: no port is allocated on it any more. Repeating Delete ends it.
+	Deleting bool
 }
 
 // Clone returns a copy that shares nothing.
@@ -93,7 +96,13 @@ func fixedIPKey(networkID string, addr netip.Addr) string { return networkID + "
 var (
 	Networks = state.NewTable("network", func(n Network) string { return n.ID },
 		state.Unique("name", func(n Network) []string { return []string{n.Name} }),
-		state.Index("bridge", func(n Network) []string { return []string{n.Bridge} }))
+		state.Unique("bridge", func(n Network) []string { return []string{n.Bridge} }),
+		state.Unique("uplink", func(n Network) []string { // a card is a port of one bridge
+			if n.Uplink == "" {
+				return nil
+			}
+			return []string{n.Uplink}
+		}))
 	FixedIPs = state.NewTable("fixed-ip", func(f FixedIP) string { return fixedIPKey(f.NetworkID, f.Addr) },
 		state.Index("network", func(f FixedIP) []string { return []string{f.NetworkID} }))
 	Ports = state.NewTable("port", func(p Port) string { return p.ID },

@@ -42,25 +42,24 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 }
 
 // Create makes a network from n: its Name, Mode and CIDR are required, ID and Created are set here, and all else has
-// the default that its field names. A network whose addresses overlap another's on the same bridge is refused.
+// the default that its field names. A bridge or uplink that another network has is InvalidArgument, a name that another has is
+// AlreadyExists.
 func (s *Service) Create(ctx context.Context, n Network) (Network, error) {
 	if _, err := s.cfg.Policy.Authorize(ctx, "network:create", n.ProjectID); err != nil {
 		return Network{}, err
 	}
 	n.ID = uuid.NewString()
-	n.Created = time.Now().UTC()
+	n.Created, n.Deleting = time.Now().UTC(), false
 	n = n.withDefaults()
 	if err := n.validate(); err != nil {
 		return Network{}, err
 	}
 	err := s.cfg.Store.Update(ctx, func(tx *state.Tx) error {
-		for other := range Networks.By(tx, "bridge", n.Bridge) {
-			switch {
-			case other.CIDR.Overlaps(n.CIDR):
-				return fmt.Errorf("network: CIDR %v overlaps %v of network %q on bridge %s: %w", n.CIDR, other.CIDR, other.Name, n.Bridge, errdefs.ErrInvalidArgument)
-			default:
-				return fmt.Errorf("network: Bridge %s belongs to network %q already: %w", n.Bridge, other.Name, errdefs.ErrInvalidArgument)
-			}
+		if other, err := Networks.One(tx, "bridge", n.Bridge); err == nil {
+			return fmt.Errorf("network: Bridge %s belongs to network %q already: %w", n.Bridge, other.Name, errdefs.ErrInvalidArgument)
+		}
+		if other, err := Networks.One(tx, "uplink", n.Uplink); err == nil {
+			return fmt.Errorf("network: Uplink %s belongs to network %q already: %w", n.Uplink, other.Name, errdefs.ErrInvalidArgument)
 		}
 		return Networks.Insert(tx, n)
 	})
@@ -103,7 +102,10 @@ func (s *Service) List(ctx context.Context) ([]Network, error) {
 	return all, err
 }
 
-// Delete removes a network that no port uses; one in use is FailedPrecondition.
+// Delete removes a network that no port uses; one in use is FailedPrecondition, and stays as it was.
+//
+// That no port comes while it looks takes two transactions: the first marks the network, after which nobody can allocate
+// on it, and the second looks at its ports. Who is killed between them repeats Delete.
 func (s *Service) Delete(ctx context.Context, id string) error {
 	n, err := s.Get(ctx, id)
 	if err != nil {
@@ -112,12 +114,48 @@ func (s *Service) Delete(ctx context.Context, id string) error {
 	if _, err := s.cfg.Policy.Authorize(ctx, "network:delete", n.ProjectID); err != nil {
 		return err
 	}
-	return s.cfg.Store.Update(ctx, func(tx *state.Tx) error {
-		for p := range Ports.By(tx, "network", n.ID) {
+	used := func(r state.Reader) error {
+		for p := range Ports.By(r, "network", n.ID) {
 			return fmt.Errorf("network %q: port %s of instance %s uses it: %w", n.Name, p.ID, p.InstanceID, errdefs.ErrFailedPrecondition)
 		}
-		return Networks.Delete(tx, n.ID)
-	})
+		return nil
+	}
+	for {
+		if err := s.cfg.Store.Update(ctx, func(tx *state.Tx) error {
+			rec, err := Networks.Get(tx, n.ID)
+			if err != nil || rec.Deleting {
+				return err
+			}
+			if err := used(tx.Unguarded()); err != nil {
+				return err
+			}
+			rec.Deleting = true
+			return Networks.Put(tx, rec)
+		}); err != nil {
+			return err
+		}
+		var inUse error
+		var again bool
+		if err := s.cfg.Store.Update(ctx, func(tx *state.Tx) error {
+			rec, err := Networks.Get(tx, n.ID)
+			if err != nil {
+				return err
+			}
+			if again = !rec.Deleting; again { // another Delete found a port, and took its mark back
+				return nil
+			}
+			if inUse = used(tx.Unguarded()); inUse != nil {
+				rec.Deleting = false
+				return Networks.Put(tx, rec)
+			}
+			return Networks.Delete(tx, n.ID)
+		}); err != nil {
+			return err
+		}
+		if !again {
+			return inUse
+		}
+	}
 }
 
 func visible(n Network, caller auth.Caller) bool {
