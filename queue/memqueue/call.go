@@ -74,7 +74,12 @@ func (b *Bus) begin(ctx context.Context, m queue.Message) (*task, error) {
 	if err := b.accept(ctx, &m); err != nil {
 		return nil, err
 	}
-	c := call{ctx: ctx, result: make(chan result, 1)}
+	c := call{ctx: ctx}
+	if used, ok := b.results.Get().(chan result); ok {
+		c.result = used
+	} else {
+		c.result = make(chan result, 1)
+	}
 	m.ReplyTo = b.name
 	switch end, ok := ctx.Deadline(); {
 	case ok && (m.Deadline.IsZero() || !end.After(m.Deadline)):
@@ -101,6 +106,7 @@ func (b *Bus) await(c *task) ([]byte, error) {
 	}
 	select {
 	case r := <-c.result:
+		b.results.Put(c.result) // the one result that there is has come
 		if b.life.Err() != nil {
 			return nil, queue.ErrClosed // and not what Close made of the handler
 		}
