@@ -63,11 +63,11 @@ func (s *Store) apply(b Batch) error {
 	if b.Rev <= s.Revision() && !b.Snapshot {
 		return nil
 	}
-	rows := s.db.Txn(true)
-	defer rows.Abort()
+	a := &applier{s: s, base: s.db.Txn(false), rows: s.db.Txn(true), sums: map[string]*entry{}}
+	defer a.rows.Abort()
 	var list []change
 	if b.Snapshot {
-		gone, err := s.missing(rows, b)
+		gone, err := s.missing(a.base, b)
 		if err != nil {
 			return err
 		}
@@ -84,7 +84,7 @@ func (s *Store) apply(b Batch) error {
 			if op.Rev == 0 {
 				op.Rev = b.Rev
 			}
-			ch, err := s.applyOp(rows, op)
+			ch, err := a.apply(op)
 			if err != nil {
 				return fmt.Errorf("state: revision %d, key %q: %w", b.Rev, op.Key, err)
 			}
@@ -93,10 +93,10 @@ func (s *Store) apply(b Batch) error {
 			}
 		}
 	}
-	if err := rows.Insert(metaRows, &entry{key: "revision", rev: b.Rev}); err != nil {
+	if err := a.rows.Insert(metaRows, &entry{key: "revision", rev: b.Rev}); err != nil {
 		return err
 	}
-	rows.Commit()
+	a.rows.Commit()
 	if b.Snapshot && s.Revision() == 0 {
 		s.feed.Reset(uint64(b.Rev)) // the state that watchers begin with, not a change
 	} else {
@@ -106,34 +106,50 @@ func (s *Store) apply(b Batch) error {
 	return nil
 }
 
-// applyOp applies one operation; it returns the change if it is one of a record.
-func (s *Store) applyOp(rows *memdb.Txn, op Op) (*change, error) {
+// applier is one batch on its way into the tables. A batch has one operation on a key, so what was there before is read where
+// it began, not from the tables as they change, which would make go-memdb copy more; but records change sums.
+type applier struct {
+	s    *Store
+	base *memdb.Txn
+	rows *memdb.Txn
+	sums map[string]*entry // those that changed; nil for one that is gone
+}
+
+// apply applies one operation; it returns the change if it is one of a record.
+func (a *applier) apply(op Op) (*change, error) {
 	kind, name, key := splitKey(op.Key)
 	switch kind {
 	case "u":
-		return nil, s.setRow(rows, uniqueRows, op, string(op.Value))
+		var e *entry
+		if !op.Delete {
+			e = &entry{op.Key, op.Rev, string(op.Value)}
+		}
+		return nil, setRow(a.rows, uniqueRows, first(a.base, uniqueRows, op.Key), e)
 	case "s":
 		// The amount was changed with the records; here is its revision.
-		old := first(rows, sumRows, op.Key)
-		return nil, s.setRow(rows, sumRows, op, oldValue(old))
+		old := a.sum(op.Key)
+		if op.Delete {
+			return nil, a.setSum(op.Key, old, nil)
+		}
+		return nil, a.setSum(op.Key, old, &entry{op.Key, op.Rev, oldValue(old)})
 	case "r":
 	default:
 		return nil, fmt.Errorf("not a key of this version of the store")
 	}
-	t := s.schema.tables[name]
+	t := a.s.schema.tables[name]
 	if t == nil {
-		s.logger.Debug("state: a record of a table that this program does not use", "table", name, "key", key)
+		a.s.logger.Debug("state: a record of a table that this program does not use", "table", name, "key", key)
 		return nil, nil
 	}
-	old := first(rows, name, key)
+	old := first(a.base, name, key)
 	if op.Delete {
 		if old == nil {
 			return nil, nil
 		}
-		if err := rows.Delete(name, old); err != nil {
+		if err := a.rows.Delete(name, old); err != nil {
 			return nil, err
 		}
-		return &change{name, key, old, nil}, s.applySums(rows, t, old.val, nil)
+		return &change{name, key, old, nil}, a.addUp(t, old.val, nil)
 	}
 	if old != nil && old.rev == op.Rev {
 		return nil, nil // a snapshot of what is known
@@ -143,28 +159,29 @@ func (s *Store) applyOp(rows *memdb.Txn, op Op) (*change, error) {
 		return nil, err
 	}
 	row := &entry{key, op.Rev, val}
-	if err := rows.Insert(name, row); err != nil {
+	if err := a.rows.Insert(name, row); err != nil {
 		return nil, err
 	}
-	return &change{name, key, old, row}, s.applySums(rows, t, oldValue(old), val)
+	return &change{name, key, old, row}, a.addUp(t, oldValue(old), val)
 }
 
-// setRow sets or deletes the row of a unique value or a sum.
-func (s *Store) setRow(rows *memdb.Txn, table string, op Op, val any) error {
-	if !op.Delete {
-		return rows.Insert(table, &entry{op.Key, op.Rev, val})
+func (a *applier) sum(key string) *entry {
+	if e, changed := a.sums[key]; changed {
+		return e
 	}
-	if old := first(rows, table, op.Key); old != nil {
-		return rows.Delete(table, old)
-	}
-	return nil
+	return first(a.base, sumRows, key)
 }
 
-// applySums keeps the amounts; the revisions of the rows come with the operations on the sums' own keys.
-func (s *Store) applySums(rows *memdb.Txn, t table, old, val any) error {
-	return changeSums(s.schema, t, old, val, func(sm sum, group string, plus, minus any) error {
+func (a *applier) setSum(key string, old, e *entry) error {
+	a.sums[key] = e
+	return setRow(a.rows, sumRows, old, e)
+}
+
+// addUp keeps the amounts; the revisions of the rows come with the operations on the sums' own keys.
+func (a *applier) addUp(t table, old, val any) error {
+	return changeSums(a.s.schema, t, old, val, func(sm sum, group string, plus, minus any) error {
 		key := sumKey(sm.sumName(), group)
-		e := first(rows, sumRows, key)
+		e := a.sum(key)
 		total := sm.add(oldValue(e), plus, minus)
 		rev := Revision(0)
 		if e != nil {
@@ -173,7 +190,7 @@ func (s *Store) applySums(rows *memdb.Txn, t table, old, val any) error {
 		if total == nil && e == nil {
 			return nil
 		}
-		return rows.Insert(sumRows, &entry{key, rev, total})
+		return a.setSum(key, e, &entry{key, rev, total})
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	memdb "github.com/hashicorp/go-memdb"
@@ -15,6 +16,7 @@ type update struct {
 	fn       func(*Tx) error
 	result   chan error
 	panicked any
+	spoilt   error // the panic's, or that of changes that could not be taken back
 }
 
 // Limits of one group of updates. A log with a smaller limit for a batch says so by a method Limits.
@@ -38,18 +40,13 @@ func (s *Store) commit() {
 	if l, ok := s.log.(Limited); ok {
 		limit = l.Limits()
 	}
-	var next *update // taken from the queue but left for the next group
 	for {
 		var group []*update
-		if next != nil {
-			group, next = append(group, next), nil
-		} else {
-			select {
-			case u := <-s.submit:
-				group = append(group, u)
-			case <-s.ctx.Done():
-				return
-			}
+		select {
+		case u := <-s.submit:
+			group = append(group, u)
+		case <-s.ctx.Done():
+			return
 		}
 	more:
 		for len(group) < maxGroup {
@@ -60,30 +57,51 @@ func (s *Store) commit() {
 				break more
 			}
 		}
-		next = s.commitGroup(group, limit)
+		s.commitGroup(group, limit)
 	}
 }
 
 // batch is a group of updates as it grows.
 type batch struct {
-	head   *memdb.MemDB // the state with the group's changes so far
+	base    *memdb.Txn       // the state before the group
+	rows    *memdb.Txn       // the state with the group's changes so far
+	changed map[rowID]*entry // the rows that differ between the two; nil for one that is gone
+
 	guards map[string]Revision
 	ops    map[string]Op
 	ran    []*update
 	errs   []error
 }
 
+// rowID names a row of the tables in memory.
+type rowID struct{ table, key string }
+
+func (s *Store) newBatch() *batch {
+	head := s.db.Snapshot()
+	return &batch{base: head.Txn(false), rows: head.Txn(true), changed: map[rowID]*entry{}, guards: map[string]Revision{}, ops: map[string]Op{}}
+}
+
 // commitGroup commits a group, running it again as long as another writer was faster. Updates that no longer fit are
 // committed in a group of their own.
-func (s *Store) commitGroup(group []*update, limit int) *update {
+func (s *Store) commitGroup(group []*update, limit int) {
 	for len(group) > 0 {
-		b := &batch{head: s.db.Snapshot(), guards: map[string]Revision{}, ops: map[string]Op{}}
+		b := s.newBatch()
 		rest := group
 		for len(rest) > 0 && (len(b.ran) == 0 || len(b.ops)+len(b.guards) < limit/2) {
-			s.run(b, rest[0])
+			if err := s.run(b, rest[0]); err != nil {
+				break // what it left in the rows is not known
+			}
 			rest = rest[1:]
 		}
+		if len(rest) > 0 && rest[0].spoilt != nil {
+			u := rest[0]
+			u.result <- u.spoilt
+			group = slices.DeleteFunc(slices.Clone(group), func(other *update) bool { return other == u })
+			b.rows.Abort()
+			continue
+		}
 		err := s.commitBatch(b)
+		b.rows.Abort()
 		if errors.Is(err, ErrConflict) {
 			continue
 		}
@@ -95,35 +113,34 @@ func (s *Store) commitGroup(group []*update, limit int) *update {
 		}
 		group = rest
 	}
-	return nil
 }
 
-// run runs one update on top of the group's head and keeps what it changed unless it failed.
-func (s *Store) run(b *batch, u *update) {
-	b.ran = append(b.ran, u)
+// run runs one update on top of what the group has changed so far, and takes back what it did if it fails. It returns an
+// error, which is also the update's, when that can't be done, because the caller's function ended in the middle of something:
+// then the group must run again without it.
+func (s *Store) run(b *batch, u *update) error {
 	if err := u.ctx.Err(); err != nil {
-		b.errs = append(b.errs, err)
-		return
+		b.ran, b.errs = append(b.ran, u), append(b.errs, err)
+		return nil
 	}
-	head := b.head.Snapshot()
-	tx := &Tx{schema: s.schema, rows: head.Txn(true), guards: map[string]Revision{}, ops: map[string]Op{}, earlier: b.ops}
+	tx := &Tx{schema: s.schema, group: b, guards: map[string]Revision{}, ops: map[string]Op{}}
 	err := u.call(tx)
-	b.errs = append(b.errs, err)
-	if err != nil {
-		tx.rows.Abort()
-		return
+	if err != nil && u.panicked == nil && tx.takeBack() == nil {
+		b.ran, b.errs = append(b.ran, u), append(b.errs, err)
+		return nil
 	}
-	tx.rows.Commit()
+	if err != nil {
+		u.spoilt = err
+		return err
+	}
+	b.ran, b.errs = append(b.ran, u), append(b.errs, nil)
 	for key, rev := range tx.guards {
 		b.guards[key] = rev
-	}
-	if len(tx.ops) == 0 {
-		return
 	}
 	for key, op := range tx.ops {
 		b.ops[key] = op
 	}
-	b.head = head
+	return nil
 }
 
 // call runs the caller's function; a panic in it is the caller's too.
@@ -155,7 +172,7 @@ func (s *Store) commitBatch(b *batch) error {
 	rev, err := s.log.Commit(ctx, out)
 	switch {
 	case err == nil:
-		return s.reached(rev)
+		return s.reached(ctx, rev)
 	case errors.Is(err, ErrConflict):
 		return s.catchUp(before, err)
 	case isContext(err) && s.ctx.Err() != nil:

@@ -119,7 +119,8 @@ func (s *Store) Revision() Revision {
 // many goroutines are run one after the other and committed together, so fn should not block either.
 //
 // If ctx ends while the update still waits for its turn, nothing has happened and ctx's error is returned. An error
-// of the log that leaves the outcome open is under [ErrUnknown].
+// of the log that leaves the outcome open is under [ErrUnknown], and so is a log that does not answer, or does not show what
+// was committed, within 30 seconds.
 func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -149,8 +150,8 @@ func (s *Store) ended() error {
 	return ErrClosed
 }
 
-// reached waits until rev has been applied.
-func (s *Store) reached(rev Revision) error {
+// reached waits until rev has been applied, or until ctx ends.
+func (s *Store) reached(ctx context.Context, rev Revision) error {
 	for {
 		s.mu.Lock()
 		applied, moved, failed := s.applied, s.moved, s.failed
@@ -163,8 +164,11 @@ func (s *Store) reached(rev Revision) error {
 		}
 		select {
 		case <-moved:
-		case <-s.ctx.Done():
-			return s.ended()
+		case <-ctx.Done():
+			if s.ctx.Err() != nil {
+				return s.ended()
+			}
+			return fmt.Errorf("%w: revision %d is committed and was not seen within %v", ErrUnknown, rev, commitTimeout)
 		}
 	}
 }

@@ -43,29 +43,47 @@ func (v *View) sum(name, group string) *entry { return first(v.rows, sumRows, su
 // ends with it.
 type Tx struct {
 	schema *schema
-	rows   *memdb.Txn
+	group  *batch
 	guards map[string]Revision
 	ops    map[string]Op
+	undo   []former // to take back what it changed, should it fail
+}
 
-	earlier map[string]Op // what earlier updates of the same group changed
+// former is what was in a row before a change.
+type former struct {
+	row   rowID
+	entry *entry
+	noted bool // in the group's rows
 }
 
 // Unguarded returns a reader of the same data whose reads don't count as a reason for what the Update does: a
 // change of them by another writer doesn't make it run again.
-func (tx *Tx) Unguarded() Reader { return &View{tx.rows} }
+func (tx *Tx) Unguarded() Reader { return unguarded{tx} }
+
+type unguarded struct{ tx *Tx }
+
+func (u unguarded) get(table, key string) *entry { return u.tx.look(table, key) }
+
+func (u unguarded) each(table, index, value string) iter.Seq[*entry] {
+	return each(u.tx.group.rows, table, index, value)
+}
+
+func (u unguarded) from(table, key string) iter.Seq[*entry] { return from(u.tx.group.rows, table, key) }
+
+func (u unguarded) sum(name, group string) *entry { return u.tx.look(sumRows, sumKey(name, group)) }
 
 func (tx *Tx) get(table, key string) *entry {
-	e := first(tx.rows, table, key)
+	e := tx.look(table, key)
 	tx.guard(recordKey(table, key), e)
 	return e
 }
 
 func (tx *Tx) each(table, index, value string) iter.Seq[*entry] {
-	return tx.guarded(table, each(tx.rows, table, index, value))
+	return tx.guarded(table, each(tx.group.rows, table, index, value))
 }
 
 func (tx *Tx) from(table, key string) iter.Seq[*entry] {
-	return tx.guarded(table, from(tx.rows, table, key))
+	return tx.guarded(table, from(tx.group.rows, table, key))
 }
 
 func (tx *Tx) guarded(table string, entries iter.Seq[*entry]) iter.Seq[*entry] {
@@ -81,9 +99,59 @@ func (tx *Tx) guarded(table string, entries iter.Seq[*entry]) iter.Seq[*entry] {
 
 func (tx *Tx) sum(name, group string) *entry {
 	key := sumKey(name, group)
-	e := first(tx.rows, sumRows, key)
+	e := tx.look(sumRows, key)
 	tx.guard(key, e)
 	return e
+}
+
+// look returns a row as the group has it so far. Rows that the group did not change are read where the group began, because
+// a read from the changing tables makes go-memdb copy more at the next write.
+func (tx *Tx) look(table, key string) *entry {
+	if e, changed := tx.group.changed[rowID{table, key}]; changed {
+		return e
+	}
+	return first(tx.group.base, table, key)
+}
+
+// set puts, or with nil removes, a row of which old is the one before.
+func (tx *Tx) set(table, key string, old, e *entry) error {
+	id := rowID{table, key}
+	was, noted := tx.group.changed[id]
+	if err := setRow(tx.group.rows, table, old, e); err != nil {
+		return fmt.Errorf("%s %q: %w", table, key, err)
+	}
+	if !noted {
+		was = old
+	}
+	tx.undo = append(tx.undo, former{id, was, noted})
+	tx.group.changed[id] = e
+	return nil
+}
+
+// takeBack undoes what the update changed.
+func (tx *Tx) takeBack() error {
+	for i := len(tx.undo) - 1; i >= 0; i-- {
+		u := tx.undo[i]
+		if err := setRow(tx.group.rows, u.row.table, tx.group.changed[u.row], u.entry); err != nil {
+			return err
+		}
+		if u.noted {
+			tx.group.changed[u.row] = u.entry
+		} else {
+			delete(tx.group.changed, u.row)
+		}
+	}
+	return nil
+}
+
+func setRow(rows *memdb.Txn, table string, old, e *entry) error {
+	switch {
+	case e != nil:
+		return rows.Insert(table, e)
+	case old != nil:
+		return rows.Delete(table, old)
+	}
+	return nil
 }
 
 // guard notes the revision that a decision rests on. What this group of updates wrote itself needs no guard: the guard of
@@ -92,7 +160,7 @@ func (tx *Tx) guard(key string, e *entry) {
 	if _, mine := tx.ops[key]; mine {
 		return
 	}
-	if _, theirs := tx.earlier[key]; theirs {
+	if _, theirs := tx.group.ops[key]; theirs {
 		return
 	}
 	if _, noted := tx.guards[key]; noted || (e != nil && e.rev == pending) {
@@ -110,17 +178,18 @@ func (tx *Tx) put(t table, key string, val any) error {
 		return err
 	}
 	old := tx.get(t.tableName(), key)
-	if err := tx.claim(t, key, old, val); err != nil {
-		return err
-	}
 	b, err := t.encode(val)
 	if err != nil {
 		return fmt.Errorf("%s %q: %w: %w", t.tableName(), key, err, errdefs.ErrInvalidArgument)
 	}
-	if err := tx.rows.Insert(t.tableName(), &entry{key, pending, val}); err != nil {
-		return fmt.Errorf("%s %q: %w", t.tableName(), key, err)
+	if err := tx.claim(t, key, old, val); err != nil {
+		return err
 	}
-	tx.ops[recordKey(t.tableName(), key)] = Op{Key: recordKey(t.tableName(), key), Value: b}
+	if err := tx.set(t.tableName(), key, old, &entry{key, pending, val}); err != nil {
+		return err
+	}
+	logKey := recordKey(t.tableName(), key)
+	tx.ops[logKey] = Op{Key: logKey, Value: b}
 	return tx.addUp(t, old, val)
 }
 
@@ -129,10 +198,11 @@ func (tx *Tx) remove(t table, key string) error {
 	if err := tx.claim(t, key, old, nil); err != nil {
 		return err
 	}
-	if err := tx.rows.Delete(t.tableName(), old); err != nil {
-		return fmt.Errorf("%s %q: %w", t.tableName(), key, err)
+	if err := tx.set(t.tableName(), key, old, nil); err != nil {
+		return err
 	}
-	tx.ops[recordKey(t.tableName(), key)] = Op{Key: recordKey(t.tableName(), key), Delete: true}
+	logKey := recordKey(t.tableName(), key)
+	tx.ops[logKey] = Op{Key: logKey, Delete: true}
 	return tx.addUp(t, old, nil)
 }
 
@@ -152,7 +222,7 @@ func (tx *Tx) claim(t table, key string, old *entry, val any) error {
 		if err := checkKey(t.tableName()+" "+words, logKey); err != nil {
 			return err
 		}
-		owner := first(tx.rows, uniqueRows, logKey)
+		owner := tx.look(uniqueRows, logKey)
 		tx.guard(logKey, owner)
 		if owner != nil {
 			return fmt.Errorf("%s with %s: %w", t.tableName(), words, errdefs.ErrAlreadyExists)
@@ -162,9 +232,9 @@ func (tx *Tx) claim(t table, key string, old *entry, val any) error {
 		if _, kept := after[logKey]; kept {
 			continue
 		}
-		if owner := first(tx.rows, uniqueRows, logKey); owner != nil {
+		if owner := tx.look(uniqueRows, logKey); owner != nil {
 			tx.guard(logKey, owner)
-			if err := tx.rows.Delete(uniqueRows, owner); err != nil {
+			if err := tx.set(uniqueRows, logKey, owner, nil); err != nil {
 				return err
 			}
 		}
@@ -174,7 +244,7 @@ func (tx *Tx) claim(t table, key string, old *entry, val any) error {
 		if _, kept := before[logKey]; kept {
 			continue
 		}
-		if err := tx.rows.Insert(uniqueRows, &entry{logKey, pending, key}); err != nil {
+		if err := tx.set(uniqueRows, logKey, nil, &entry{logKey, pending, key}); err != nil {
 			return err
 		}
 		tx.ops[logKey] = Op{Key: logKey, Value: []byte(key)}
@@ -186,22 +256,19 @@ func (tx *Tx) claim(t table, key string, old *entry, val any) error {
 func (tx *Tx) addUp(t table, old *entry, val any) error {
 	return changeSums(tx.schema, t, oldValue(old), val, func(s sum, group string, plus, minus any) error {
 		key := sumKey(s.sumName(), group)
-		e := first(tx.rows, sumRows, key)
+		e := tx.look(sumRows, key)
 		tx.guard(key, e)
 		total := s.add(oldValue(e), plus, minus)
 		if total == nil {
 			tx.ops[key] = Op{Key: key, Delete: true}
-			if e == nil {
-				return nil
-			}
-			return tx.rows.Delete(sumRows, e)
+			return tx.set(sumRows, key, e, nil)
 		}
 		b, err := s.encode(total)
 		if err != nil {
 			return err
 		}
 		tx.ops[key] = Op{Key: key, Value: b}
-		return tx.rows.Insert(sumRows, &entry{key, pending, total})
+		return tx.set(sumRows, key, e, &entry{key, pending, total})
 	})
 }
 
