@@ -9,20 +9,21 @@ import (
 	"os"
 
 	"github.com/containerd/errdefs"
-	golibvirt "github.com/digitalocean/go-libvirt"
 	"libvirt.org/go/libvirtxml"
-
-	"github.com/dewpoint-cloud/dewpoint/compute"
 )
 
-// Console implements [compute.Hypervisor]. It reads the file that the domain names, so it must run on the host. virtlogd moves
+// Console implements compute.Hypervisor. It reads the file that the domain names, so it must run on the host. virtlogd moves
 // a file that is full aside, to the same name with .0, .1 and so on: the one that was moved last is read, too.
 func (h *Hypervisor) Console(ctx context.Context, id string, max int) ([]byte, error) {
 	if max < 1 {
 		return nil, fmt.Errorf("libvirt: console of %s: max is %d, must be at least 1: %w", id, max, errdefs.ErrInvalidArgument)
 	}
 	var log string
-	err := h.doFor(ctx, id, func(w wire, d golibvirt.Domain, _ compute.PowerState) error {
+	err := h.do(ctx, func(w wire) error {
+		d, err := find(w, id)
+		if err != nil {
+			return err
+		}
 		text, err := w.DomainGetXMLDesc(d, 0)
 		if err != nil {
 			return err

@@ -25,9 +25,9 @@ func (h *Hypervisor) Create(ctx context.Context, m compute.Machine) error {
 	if err != nil {
 		return fmt.Errorf("libvirt: describing machine %s: %w: %w", m.ID, err, errdefs.ErrInvalidArgument)
 	}
-	return h.do(ctx, func(w wire) error {
+	return h.change(ctx, m.ID, func(ctx context.Context, w wire) error {
 		for range rounds {
-			if again, err := create(w, m, description); !again {
+			if again, err := create(ctx, w, m, description); !again {
 				return err
 			}
 		}
@@ -36,7 +36,7 @@ func (h *Hypervisor) Create(ctx context.Context, m compute.Machine) error {
 }
 
 // create makes m run. It returns again if something else changed the domain meanwhile.
-func create(w wire, m compute.Machine, description string) (again bool, err error) {
+func create(ctx context.Context, w wire, m compute.Machine, description string) (again bool, err error) {
 	d, err := w.DomainLookupByUUID(golibvirt.UUID(uuid.MustParse(m.ID))) // Validate has parsed it
 	if err == nil {
 		i, err := identify(w, d)
@@ -64,8 +64,14 @@ func create(w wire, m compute.Machine, description string) (again bool, err erro
 	} else if !is(err, golibvirt.ErrNoDomain) {
 		return false, err
 	}
+	if ctx.Err() != nil {
+		return false, errStopped
+	}
 	if d, err = w.DomainDefineXMLFlags(description, 0); err != nil {
 		return false, err
+	}
+	if ctx.Err() != nil {
+		return false, errStopped
 	}
 	_, err = w.DomainCreateWithFlags(d, 0)
 	return changed(err), err
@@ -77,7 +83,7 @@ func (h *Hypervisor) Destroy(ctx context.Context, id string, epoch uint64) error
 	if err != nil {
 		return ctx.Err() // no domain has such an id
 	}
-	return h.do(ctx, func(w wire) error {
+	return h.change(ctx, id, func(_ context.Context, w wire) error {
 		for range rounds {
 			d, err := w.DomainLookupByUUID(golibvirt.UUID(u))
 			if is(err, golibvirt.ErrNoDomain) {

@@ -10,7 +10,19 @@
 //
 // # Connections
 //
-// libvirt's remote protocol knows neither deadlines nor cancellation. So each call has a connection of its own while it
-// lasts, out of a small pool; when its context ends, that connection is closed, which ends the call here, and libvirtd
-// finishes or drops the work. Every stream of events has a connection apart, as a slow consumer would hold up all else.
+// libvirt's remote protocol knows neither deadlines nor cancellation, and libvirtd goes on with a call whose client is gone.
+// So each call has a connection of its own while it lasts, out of a small pool. When the context of a call that only looks
+// ends, that connection is closed. When the context of a call that changes a machine ends, the caller has its answer at once
+// and the connection stays until libvirtd has answered, or [Config].Timeout is over; the next change of the same machine
+// waits for that. Every stream of events has a connection apart, as a slow consumer would hold up all else.
+//
+// # What stays open
+//
+// A process that is killed while it defines a domain leaves that call to libvirtd, and another process's Destroy may find
+// nothing a few milliseconds before the domain appears. What appears is shut off, never running; List names it, and Destroy
+// repeated removes it.
+//
+// A libvirtd that is itself killed in the few milliseconds between noting that a domain starts and knowing its QEMU keeps
+// that domain "paused" and locked for good, across its restarts too (seen with libvirt 9.0): calls for it fail as Unavailable
+// after 30 s, and no call of libvirt's mends it. Removing /run/libvirt/qemu/NAME.xml while libvirtd is down does.
 package libvirt

@@ -41,6 +41,7 @@ type Hypervisor struct {
 	cfg  Config
 	arch string
 	pool *pool
+	late late
 }
 
 var _ compute.Hypervisor = (*Hypervisor)(nil)
@@ -112,20 +113,19 @@ func (h *Hypervisor) dial(ctx context.Context) (*conn, error) {
 	return open(ctx, raw, h.cfg.URI)
 }
 
-// do runs f on a connection of its own, and returns errors of the classes of the contract.
+// do runs f on a connection of its own, and returns errors of the classes of the contract. It is for calls that change
+// nothing: when ctx ends, what libvirtd makes of them does not matter.
 func (h *Hypervisor) do(ctx context.Context, f func(wire) error) error {
 	limited, cancel := context.WithTimeout(ctx, h.cfg.Timeout)
 	defer cancel()
-	err := h.pool.do(limited, f)
-	switch {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case limited.Err() != nil:
-		return fmt.Errorf("libvirt: no answer within %v: %w", h.cfg.Timeout, errdefs.ErrUnavailable)
+	c, err := h.pool.acquire(limited)
+	if err == nil {
+		err = h.pool.use(limited, c, f)
 	}
-	return translate(err)
+	if err != nil {
+		return h.verdict(ctx, limited, err)
+	}
+	return nil
 }
 
 // Describe implements [compute.Hypervisor].

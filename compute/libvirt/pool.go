@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	golibvirt "github.com/digitalocean/go-libvirt"
@@ -31,32 +32,48 @@ var (
 	errLost   = fmt.Errorf("libvirt: the connection was lost, and whether the call had its effect is not known: %w", errdefs.ErrUnavailable)
 )
 
-// do calls f with a connection. When ctx ends, or the pool, the connection is closed, so that f ends soon, and do returns when
-// it has. f's error is returned as it is, if it is libvirt's or has a class.
-func (p *pool) do(ctx context.Context, f func(wire) error) error {
+// acquire waits until a call may begin, and returns a connection for it. What acquire returned, use gives back.
+func (p *pool) acquire(ctx context.Context) (*conn, error) {
 	if err := ctx.Err(); err != nil {
-		return err
+		return nil, err
+	}
+	if p.ended.Err() != nil {
+		return nil, errClosed
 	}
 	select {
 	case p.slots <- struct{}{}:
-		defer func() { <-p.slots }()
 	case <-ctx.Done():
-		return ctx.Err()
+		return nil, ctx.Err()
 	case <-p.ended.Done():
-		return errClosed
+		return nil, errClosed
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(p.ended, cancel)()
 	c, err := p.take(ctx)
-	if err != nil {
-		if p.ended.Err() != nil {
-			return errClosed
-		}
-		return err
+	if err == nil && p.ended.Err() != nil {
+		c.hangUp()
+		err = errClosed
 	}
+	if err != nil {
+		<-p.slots
+		if p.ended.Err() != nil {
+			return nil, errClosed
+		}
+		return nil, err
+	}
+	return c, nil
+}
+
+// use calls f with a connection. When ctx ends, or the pool, the connection is closed, so that f ends soon, and use returns
+// when it has. f's error is returned as it is, if it is libvirt's or has a class.
+func (p *pool) use(ctx context.Context, c *conn, f func(wire) error) error {
+	defer func() { <-p.slots }()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(p.ended, cancel)()
 	stop := context.AfterFunc(ctx, c.hangUp)
-	err = f(c.wire)
+	err := f(c.wire)
 	if !stop() {
 		// The connection is closed, or about to be. What f achieved is done all the same.
 		if err != nil && p.ended.Err() != nil {
@@ -75,7 +92,7 @@ func (p *pool) do(ctx context.Context, f func(wire) error) error {
 // answered tells whether err is something that libvirtd said, or that we made of it.
 func answered(err error) bool {
 	var e golibvirt.Error
-	return errors.As(err, &e) || errors.Is(err, golibvirt.ErrUnsupported) || classed(err)
+	return errors.As(err, &e) || errors.Is(err, golibvirt.ErrUnsupported) || errors.Is(err, errStopped) || classed(err)
 }
 
 func (p *pool) take(ctx context.Context) (*conn, error) {
@@ -97,6 +114,9 @@ func (p *pool) take(ctx context.Context) (*conn, error) {
 	}
 	c, err := p.dial(ctx)
 	if err != nil {
+		if end, ok := ctx.Deadline(); ok && !time.Now().Before(end) {
+			<-ctx.Done() // the socket's own clock is a little ahead of the context's
+		}
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}

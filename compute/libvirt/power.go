@@ -39,9 +39,9 @@ func powerOf(w wire, d golibvirt.Domain) (compute.PowerState, error) {
 
 func on(p compute.PowerState) bool { return p == compute.PowerRunning || p == compute.PowerPaused }
 
-// doFor is do for the methods that know only domains of ours.
+// doFor is change for the methods that know only domains of ours.
 func (h *Hypervisor) doFor(ctx context.Context, id string, f func(wire, golibvirt.Domain, compute.PowerState) error) error {
-	return h.do(ctx, func(w wire) error {
+	return h.change(ctx, id, func(_ context.Context, w wire) error {
 		d, err := find(w, id)
 		if err != nil {
 			return err
