@@ -51,16 +51,19 @@ type Manager interface {
 // one implementation is network/dhcp; a node whose Manager is a fake needs none.
 type DHCPServer interface {
 	// Apply replaces all that the server knows: it answers on d's bridges, to d's taps. Clients of a bridge or tap
-	// that stays notice nothing.
+	// that stays notice nothing. A bridge that does not exist is answered on as soon as it does. What contradicts
+	// itself (two taps of one bridge with one hardware address or fixed IP) is InvalidArgument, and nothing was changed.
 	Apply(ctx context.Context, d Desired) error
 
-	// Plug adds or replaces one tap, and its bridge if it is new.
+	// Plug adds or replaces one tap, and its bridge if it is new or differs. It refuses what Apply refuses.
 	Plug(ctx context.Context, b Bridge, t Tap) error
 
-	// Unplug forgets the tap with this name and its lease. An unknown one is success.
+	// Unplug forgets the tap with this name and its lease: from now on its client hears nothing. An unknown one is
+	// success.
 	Unplug(ctx context.Context, tap string) error
 
-	// Run answers until ctx ends, then returns nil once every goroutine of the server has ended.
+	// Run answers until ctx ends, then returns nil once every goroutine of the server has ended. The other methods may be
+	// called before, during and after it.
 	Run(ctx context.Context) error
 }
 

@@ -40,7 +40,7 @@ type Counters struct {
 	Unknown   uint64 // from a hardware address that no port has
 	Spoofed   uint64 // in the name of another hardware address than the frame's
 	Ignored   uint64 // for another server, or out of place
-	Dropped   uint64 // because the queue was full or the client's last answer still in it, or the socket took no more
+	Dropped   uint64 // the client's last answer was still in the queue, or it said too much; or queue or socket were full
 	Failed    uint64 // answers held back as the journal could not be written
 	Panicked  uint64 // packets that found a mistake in this server
 }
@@ -78,6 +78,10 @@ func (s *Server) answer(b *bridge, from hardware, packet []byte, r *request, a *
 	case from != r.chaddr:
 		s.count.spoofed.Add(1)
 		s.log.warn("dhcp: a machine speaks in another's name", "bridge", b.def.Name, "from", from, "for", r.chaddr, "tap", p.tap.Name)
+		return false
+	}
+	if p.tooMuch(r.second) {
+		s.count.dropped.Add(1)
 		return false
 	}
 	a.port = p

@@ -313,3 +313,25 @@ func TestGoldenReplies(t *testing.T) {
 		require.Equal(t, string(want), got, name)
 	}
 }
+
+func TestAnAnswerAllocatesNothing(t *testing.T) {
+	s := deskServer(t)
+	mac := hardware{0x52, 0x54, 0, 0, 0, 1}
+	parameters := opt(optParameters, optMask, optRouter, optDNS, optHostname, optDomain, optMTU, optBroadcast, optRoutes)
+	id := opt(optClientID, 1, 0x52, 0x54, 0, 0, 0, 1)
+	var r request
+	var a answer
+	for _, o := range [][]byte{
+		opts(opt(optKind, discover), parameters, id),
+		opts(opt(optKind, ask), opt(optRequested, mine[:]...), opt(optServerID, ourID...), parameters, id),
+		opts(opt(optKind, ask), opt(optRequested, others[:]...), id),
+	} {
+		packet := appendMessage(nil, clientMessage{mac: mac, options: o})
+		require.Zero(t, testing.AllocsPerRun(100, func() {
+			r.second++
+			if !s.answer(s.bridges["br0"], mac, packet, &r, &a) {
+				t.Error("no answer")
+			}
+		}))
+	}
+}

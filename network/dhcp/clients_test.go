@@ -13,6 +13,7 @@ import (
 	"github.com/dewpoint-cloud/dewpoint/internal/testneed"
 )
 
+// TestUdhcpcGetsItsAddress is DHCP-01 of Nova's behaviours: domain, router, name servers and a fixed lease by hardware address.
 func TestUdhcpcGetsItsAddress(t *testing.T) {
 	testneed.Tools(t, "udhcpc", "busybox")
 	n := newNode(t)

@@ -69,7 +69,7 @@ func (s *Server) commit(ctx context.Context) {
 func (s *Server) openJournal() *journal {
 	j, leases, damage, err := openJournal(s.cfg.Dir)
 	if err != nil {
-		s.log.warn("dhcp: no client gets an address while the lease journal can't be opened", "error", err)
+		s.own.warn("dhcp: no client gets an address while the lease journal can't be opened", "error", err)
 		return nil
 	}
 	if damage != "" {
@@ -138,7 +138,7 @@ func (s *Server) store(j *journal, group []*answer, records []record) bool {
 	}
 	if err != nil {
 		j.drop()
-		s.log.warn("dhcp: no client gets an address while the lease journal can't be written", "error", err)
+		s.own.warn("dhcp: no client gets an address while the lease journal can't be written", "error", err)
 	}
 	return err == nil
 }

@@ -27,10 +27,14 @@ func FuzzServe(f *testing.F) {
 	var r request
 	var a answer
 	f.Fuzz(func(t *testing.T, packet []byte) {
+		r.second++
 		s.mu.RLock()
 		defer s.mu.RUnlock()
 		b := s.bridges["br0"]
 		answered := s.answer(b, mac, packet, &r, &a)
+		if answered && (r.chaddr != mac || a.port.mac != mac) {
+			t.Fatalf("answered %v", r.chaddr)
+		}
 		if answered && a.length > 0 {
 			reply, err := dhcpv4.FromBytes(a.packet[ipHeader+udpHeader : a.length])
 			if err != nil {

@@ -109,6 +109,8 @@ func again(t *testing.T, s *Server) *Server {
 	return n
 }
 
+// TestLeasesOutliveTheServer is DHCP-03 of Nova's behaviours: who has which address is on record from the lease on, and released with it,
+// without a script that a server runs.
 func TestLeasesOutliveTheServer(t *testing.T) {
 	s := deskServer(t)
 	stop := committing(t, s)

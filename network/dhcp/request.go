@@ -34,6 +34,8 @@ const cookie = 0x63825363 // RFC 2131 §3
 
 // request is what a client sent. Its slices are valid until the next parse.
 type request struct {
+	second int64 // when it came; set by the caller
+
 	to        [4]byte // IP destination
 	kind      byte
 	xid       [4]byte

@@ -146,6 +146,7 @@ func (s *Server) batch(name string, sock *socket, n int, r *request, now []*answ
 	if b == nil {
 		return now
 	}
+	r.second = time.Now().Unix()
 	for i := range n {
 		a := s.take()
 		from, packet := sock.packet(i)
@@ -167,7 +168,7 @@ func (s *Server) guarded(b *bridge, from hardware, packet []byte, r *request, a 
 		if v := recover(); v != nil {
 			ok = false
 			s.count.panicked.Add(1)
-			s.log.warn("dhcp: a packet found a mistake in the server", "panic", v, "stack", string(debug.Stack()))
+			s.own.warn("dhcp: a packet found a mistake in the server", "panic", v, "stack", string(debug.Stack()))
 		}
 	}()
 	return s.answer(b, from, packet, r, a)

@@ -32,7 +32,8 @@ type Config struct {
 // Server is a [network.DHCPServer]. Its methods are safe for concurrent use.
 type Server struct {
 	cfg Config
-	log *limited
+	log *limited // of what clients do
+	own *limited // of what goes wrong with us, which clients must not be able to drown
 
 	mu      sync.RWMutex
 	bridges map[string]*bridge
@@ -63,7 +64,7 @@ func New(cfg Config) (*Server, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Server{
-		cfg: cfg, log: &limited{to: cfg.Logger},
+		cfg: cfg, log: &limited{to: cfg.Logger}, own: &limited{to: cfg.Logger},
 		bridges: map[string]*bridge{}, taps: map[string]*port{}, leases: map[string]lease{}, ended: map[string]lease{},
 		changed: make(chan struct{}, 1), forgot: make(chan struct{}, 1),
 		queue: make(chan *answer, queueLength), spare: make(chan *answer, queueLength),

@@ -42,6 +42,22 @@ type port struct {
 	known    bool // has an address to be given
 	hostname []byte
 	waiting  atomic.Bool // an answer of its own is in the queue
+
+	second int64 // the last in which it said something; this and said are the bridge's goroutine's
+	said   int   // how often in that second
+}
+
+// perSecond is how many messages of one client are looked at in a second: far more than any client has reason to send, and few
+// enough that one that sends all it can leaves time for the others.
+const perSecond = 200
+
+// tooMuch counts a message, and tells whether the client has said enough in this second.
+func (p *port) tooMuch(second int64) bool {
+	if p.second != second {
+		p.second, p.said = second, 0
+	}
+	p.said++
+	return p.said > perSecond
 }
 
 func newBridge(def network.Bridge) (*bridge, error) {
