@@ -89,6 +89,7 @@ func TestEachAddressIsGivenOnce(t *testing.T) {
 	n := lan()
 	n.CIDR = netip.MustParsePrefix("10.0.0.0/27") // 29 for ports
 	n = create(t, s, n)
+	await(t, two[1], n.ID, true)
 	hints := []*network.Addresses{{}, {}}
 	var mu sync.Mutex
 	held := map[netip.Addr]bool{}
@@ -126,6 +127,9 @@ func TestEachAddressIsGivenOnce(t *testing.T) {
 	ports, addresses := audit(t, two[0])
 	require.Equal(t, len(held), ports)
 	require.Equal(t, ports, addresses)
+	n2 := lan()
+	n2.Name, n2.Bridge = "later", "br101"
+	await(t, two[1], create(t, s, n2).ID, true) // so the other store has seen all that came before
 	for ports < 29 { // every one that is free can be had, whatever the hints say
 		require.NoError(t, two[1].Update(t.Context(), func(tx *state.Tx) error {
 			_, err := hints[1].Allocate(tx, network.PortRequest{NetworkID: n.ID, ProjectID: "p"})

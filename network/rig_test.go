@@ -72,6 +72,12 @@ func mustAllocate(t *testing.T, store *state.Store, a *network.Addresses, networ
 	return p
 }
 
+// await waits until a store has seen that a network is there, or gone.
+func await(t *testing.T, store *state.Store, networkID string, there bool) {
+	t.Helper()
+	require.NoError(t, network.Networks.Await(t.Context(), store, networkID, func(_ network.Network, found bool) (bool, error) { return found == there, nil }))
+}
+
 // audit is what must be true of the records at any time: each port has its addresses, and nobody else's.
 func audit(t *testing.T, store *state.Store) (ports, addresses int) {
 	t.Helper()

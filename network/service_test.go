@@ -14,7 +14,6 @@ import (
 
 	"github.com/dewpoint-cloud/dewpoint/auth"
 	"github.com/dewpoint-cloud/dewpoint/network"
-	"github.com/dewpoint-cloud/dewpoint/state"
 )
 
 func TestNewServiceNeedsAStore(t *testing.T) {
@@ -190,10 +189,7 @@ func TestDeleteAndAllocateDontPassEachOther(t *testing.T) {
 	a, b := newService(t, two[0]), newService(t, two[1])
 	for range 100 {
 		n := create(t, a, lan())
-		await := func(store *state.Store, there bool) {
-			require.NoError(t, network.Networks.Await(t.Context(), store, n.ID, func(_ network.Network, found bool) (bool, error) { return found == there, nil }))
-		}
-		await(two[1], true)
+		await(t, two[1], n.ID, true)
 		var port network.Port
 		var allocated, deleted error
 		var both sync.WaitGroup
@@ -210,6 +206,6 @@ func TestDeleteAndAllocateDontPassEachOther(t *testing.T) {
 			require.True(t, errdefs.IsNotFound(allocated), allocated)
 			require.NoError(t, deleted)
 		}
-		await(two[0], false)
+		await(t, two[0], n.ID, false)
 	}
 }
