@@ -55,7 +55,8 @@ var house = []line{
 		outside: map[string]string{"github.com/google/uuid": uuids, "golang.org/x/sys": linux}},
 	{path: "image/blobtest", ours: []string{"image"}},
 	{path: "volume"},
-	{path: "volume/fakevolume", ours: []string{"volume"}, outside: map[string]string{"github.com/google/uuid": uuids}},
+	{path: "volume/fakevolume", ours: []string{"volume"}, outside: map[string]string{"github.com/google/uuid": uuids,
+		"golang.org/x/sys": linux}},
 	{path: "volume/volumetest", ours: []string{"volume"}, outside: map[string]string{"github.com/google/uuid": uuids}},
 	{path: "network", ours: []string{"auth", "state"}, outside: map[string]string{"github.com/google/uuid": uuids}},
 	{path: "network/linux", ours: []string{"network"}, outside: map[string]string{
