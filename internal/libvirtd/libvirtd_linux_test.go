@@ -156,6 +156,38 @@ func TestAStaleProcessFileIsNotBelieved(t *testing.T) {
 	require.NotEqual(t, os.Getpid(), d.PID())
 }
 
+// TestAGuestThatWasHalfStartedIsForgotten leaves what a libvirtd leaves that is killed before it knows its QEMU.
+func TestAGuestThatWasHalfStartedIsForgotten(t *testing.T) {
+	need(t)
+	testneed.Tools(t, "sleep")
+	cfg := config(directory(t))
+	notes := filepath.Join(cfg.Dir, "run", "qemu")
+	require.NoError(t, os.MkdirAll(notes, 0o700))
+	stranger := exec.Command("sleep", "60")
+	require.NoError(t, stranger.Start())
+	t.Cleanup(func() { _ = stranger.Wait() })
+	t.Cleanup(func() { _ = stranger.Process.Kill() })
+	qemu := exec.Command("sh", "-c", "read line", "guest=half", "-S") // which is what its command line says
+	hold, err := qemu.StdinPipe()
+	require.NoError(t, err)
+	defer hold.Close()
+	require.NoError(t, qemu.Start())
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = qemu.Wait() }()
+	for name, pid := range map[string]int{"half": qemu.Process.Pid, "gone": stranger.Process.Pid} {
+		require.NoError(t, os.WriteFile(filepath.Join(notes, name+".pid"), fmt.Append(nil, pid), 0o600))
+		require.NoError(t, os.WriteFile(filepath.Join(notes, name+".xml"),
+			[]byte("<!-- a note --><domstatus state='paused' reason='starting up' pid='0'><domain/></domstatus>"), 0o600))
+	}
+	d := start(t, cfg)
+	<-ended
+	require.NoError(t, stranger.Process.Signal(syscall.Signal(0)), "a process that has the number by chance is left alone")
+	left, err := filepath.Glob(filepath.Join(notes, "*.xml"))
+	require.NoError(t, err)
+	require.Empty(t, left)
+	require.NotZero(t, d.PID())
+}
+
 func TestADaemonThatFailsSaysWhy(t *testing.T) {
 	need(t)
 	cfg := config(directory(t))

@@ -84,6 +84,11 @@ func (d *Daemon) run(ctx context.Context, name, socket string) (adopted bool, er
 		return false, err
 	}
 	_ = os.Remove(socket) // of one that was killed
+	if name == "libvirtd" {
+		if err := d.forgetHalfStarted(ctx); err != nil {
+			return false, fmt.Errorf("libvirtd: %w", err)
+		}
+	}
 	cmd, err := d.command(name)
 	if err != nil {
 		return false, err
