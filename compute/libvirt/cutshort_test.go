@@ -19,9 +19,10 @@ import (
 // asked for may come true late: a Destroy that returned must have seen it.
 func TestNothingComesBackAfterCallsThatWereCutShort(t *testing.T) {
 	testneed.Slow(t)
+	t.Parallel()
 	r := newRig(t)
 	h := r.driver()
-	long := 8 * time.Second
+	long := 6 * time.Second
 	if text := os.Getenv("DEWPOINT_STRESS"); text != "" { // for hunting
 		var err error
 		long, err = time.ParseDuration(text)

@@ -68,11 +68,11 @@ func (r *rig) start() {
 	defer cancel()
 	self, err := os.Executable()
 	require.NoError(r.t, err)
-	cache, err := os.UserCacheDir()
-	require.NoError(r.t, err)
-	r.Daemon, err = libvirtd.Start(ctx, libvirtd.Config{
-		Dir: r.dir, NetNS: r.netns, Reaper: []string{self, "reap"}, CacheDir: filepath.Join(cache, "dewpoint", "libvirt"),
-	})
+	cache, err := os.UserCacheDir() // what libvirt learns of QEMU takes seconds: runs share it
+	if err == nil {
+		cache = filepath.Join(cache, "dewpoint", "libvirt")
+	}
+	r.Daemon, err = libvirtd.Start(ctx, libvirtd.Config{Dir: r.dir, NetNS: r.netns, Reaper: []string{self, "reap"}, CacheDir: cache})
 	require.NoError(r.t, err)
 }
 
@@ -112,9 +112,26 @@ func (r *rig) qemu(id string) int {
 	return pid
 }
 
+// guests returns the processes that run machines of this rig, whatever libvirtd knows of them.
+func (r *rig) guests() (all []int) {
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(r.t, err)
+	for _, line := range lines {
+		text, err := os.ReadFile(line)
+		if err != nil || !strings.Contains(string(text), "guest=instance-") || !strings.Contains(string(text), r.dir) {
+			continue // what ended meanwhile has no line any more
+		}
+		var pid int
+		_, err = fmt.Sscanf(line, "/proc/%d/", &pid)
+		require.NoError(r.t, err)
+		all = append(all, pid)
+	}
+	return all
+}
+
 func (r *rig) env() computetest.Env {
 	return computetest.Env{
-		Driver: r.driver(), Dir: r.dir, Banner: banner, Patience: 40 * time.Second,
+		Driver: r.driver(), Dir: r.dir, Banner: banner, Patience: time.Minute,
 		Machine:  func() (compute.Machine, error) { return r.machine(), nil },
 		PowerOff: func(id string) error { r.virsh("shutdown", id, "--mode", "acpi"); return nil },
 		Crash:    func(id string) error { return syscall.Kill(r.qemu(id), syscall.SIGKILL) },
@@ -138,6 +155,7 @@ func (r *rig) env() computetest.Env {
 
 func TestContractOnQEMU(t *testing.T) {
 	testneed.Slow(t)
+	t.Parallel()
 	r := newRig(t)
 	env := r.env()
 	computetest.TestHypervisor(t, func(t *testing.T) computetest.Env { return env })

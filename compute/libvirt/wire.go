@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"sync"
+	"time"
 
 	golibvirt "github.com/digitalocean/go-libvirt"
 )
@@ -43,11 +44,13 @@ type conn struct {
 
 // open speaks the first words on raw, which it owns from then on.
 func open(ctx context.Context, raw net.Conn, uri string) (*conn, error) {
-	w := &watched{Conn: raw, lost: make(chan struct{})}
+	w := &watched{Conn: raw, lost: make(chan struct{}), opened: make(chan struct{})}
 	client := golibvirt.NewWithDialer(w)
 	c := &conn{wire: client, lost: w.lost, hangUp: func() { _ = w.Close() }}
 	defer context.AfterFunc(ctx, c.hangUp)()
-	if err := client.ConnectToURI(golibvirt.ConnectURI(uri)); err != nil {
+	err := client.ConnectToURI(golibvirt.ConnectURI(uri))
+	close(w.opened)
+	if err != nil {
 		c.hangUp()
 		return nil, err
 	}
@@ -57,9 +60,15 @@ func open(ctx context.Context, raw net.Conn, uri string) (*conn, error) {
 // watched is a connection that tells when it is lost. It is its own dialer, for the one connection there is.
 type watched struct {
 	net.Conn
-	once sync.Once
-	lost chan struct{}
+	once   sync.Once
+	lost   chan struct{}
+	opened chan struct{} // closed when the first words were spoken, with or without success
 }
+
+// lossWait is how long the client library learns later that a connection was lost while it was opened. The library's last
+// step of opening and its first of giving up touch the same field without a lock: a loss between the last answer and that step
+// has to wait for the step.
+const lossWait = 100 * time.Millisecond
 
 func (w *watched) Dial() (net.Conn, error) { return w, nil }
 
@@ -67,6 +76,10 @@ func (w *watched) Read(b []byte) (int, error) {
 	n, err := w.Conn.Read(b)
 	if err != nil {
 		_ = w.Close()
+		select {
+		case <-w.opened:
+		case <-time.After(lossWait):
+		}
 	}
 	return n, err
 }
