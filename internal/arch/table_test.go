@@ -61,7 +61,6 @@ var house = []line{
 	{path: "network", ours: []string{"auth", "state"}, outside: map[string]string{"github.com/google/uuid": uuids}},
 	{path: "network/linux", ours: []string{"network"}, outside: map[string]string{
 		"github.com/google/nftables": "the packet filter, in one atomic transaction", "github.com/mdlayher/netlink": netlinks,
-		"github.com/jsimonetti/rtnetlink/v2": netlinks, "github.com/mdlayher/packet": "gratuitous ARP",
 		"golang.org/x/sys": linux}},
 	{path: "network/dhcp", ours: []string{"network"}, outside: map[string]string{
 		"github.com/insomniacslk/dhcp": "the format of DHCP, with its years of hostile packets",

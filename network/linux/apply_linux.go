@@ -1,0 +1,276 @@
+package linux
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dewpoint-cloud/dewpoint/network"
+)
+
+// apply makes the node as d says. The packet filter is first: what is on a bridge without elements in its sets is cut off,
+// so that elements may be there before their tap, and be gone before it is gone.
+func (c *call) apply(ctx context.Context, d network.Desired) error {
+	links, err := c.links(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.applyFilter(ctx, d, links); err != nil {
+		return err
+	}
+	bridges, taps := map[string]network.Bridge{}, map[string]bool{}
+	for _, b := range d.Bridges {
+		bridges[b.Name] = b
+	}
+	for _, t := range d.Taps {
+		taps[t.Name] = true
+	}
+	sorted := slices.Sorted(maps.Keys(links))
+	for _, name := range sorted {
+		if l := links[name]; l.isTap() && !taps[name] {
+			if c.ok(failed("tap "+name, c.remove(ctx, l))) {
+				c.changed("tap %s removed", name)
+				delete(links, name)
+			}
+		}
+	}
+	// Uplinks are free before another bridge wants them.
+	for _, name := range sorted {
+		l := links[name]
+		if l == nil || !l.isBridge() {
+			continue
+		}
+		if b, wanted := bridges[name]; !wanted || b.Uplink != parseBridgeMark(l.alias).uplink {
+			if !c.ok(c.release(ctx, l, links)) {
+				delete(bridges, name) // what is left on it would be taken for drift
+				continue
+			}
+			if wanted {
+				continue
+			}
+			if c.ok(failed("bridge "+name, c.remove(ctx, l))) {
+				c.changed("bridge %s removed", name)
+				delete(links, name)
+			}
+		}
+	}
+	made := map[string]*nic{}
+	for _, b := range d.Bridges {
+		if _, sound := bridges[b.Name]; !sound {
+			continue
+		}
+		l, err := c.ensureBridge(ctx, b, links[b.Name], links[b.Uplink])
+		if c.ok(err); l != nil {
+			made[b.Name] = l
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	for _, t := range d.Taps {
+		if bridge := made[t.Bridge]; bridge != nil {
+			c.ok(c.ensureTap(ctx, t, links[t.Name], bridge, mtu(bridges[t.Bridge])))
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// applyFilter makes the packet filter as d says.
+func (c *call) applyFilter(ctx context.Context, d network.Desired, links map[string]*nic) error {
+	have, err := c.filter(ctx)
+	if err != nil {
+		return err
+	}
+	change, mended := planFilter(d, have)
+	if change.empty() {
+		return nil
+	}
+	if err := c.commit(ctx, change); err != nil {
+		return err
+	}
+	if change.rebuild {
+		c.changed("filter made, as %s", have.problem)
+		return nil
+	}
+	wanted := map[string]bool{}
+	for _, t := range d.Taps {
+		wanted[t.Name] = true
+	}
+	for _, tap := range mended {
+		switch l := links[tap]; {
+		case l != nil && l.isTap() && wanted[tap]:
+			c.changed("filter of tap %s mended", tap)
+		case !wanted[tap] && (l == nil || !l.isTap()):
+			c.changed("filter of tap %s removed", tap)
+		}
+	}
+	return nil
+}
+
+// planFilter is the difference between what d wants of the packet filter and what it has, and the taps that it concerns.
+func planFilter(d network.Desired, have filter) (change filterChange, taps []string) {
+	change.rebuild = have.problem != ""
+	want := make(map[element]bool, 3*len(d.Taps))
+	concerned := map[string]bool{}
+	for _, t := range d.Taps {
+		for _, e := range elements(t) {
+			want[e] = true
+			if change.rebuild || !have.elements[e] {
+				change.add = append(change.add, e)
+				concerned[t.Name] = true
+			}
+		}
+	}
+	if change.rebuild {
+		return change, slices.Sorted(maps.Keys(concerned))
+	}
+	for e := range have.elements {
+		if !want[e] {
+			change.remove = append(change.remove, e)
+			tap, _, _, _ := e.parse()
+			concerned[tap] = true
+		}
+	}
+	return change, slices.Sorted(maps.Keys(concerned))
+}
+
+func (c *call) filter(ctx context.Context) (filter, error) {
+	if err := ctx.Err(); err != nil {
+		return filter{}, err
+	}
+	f, err := c.wire.filter()
+	return f, failed("read the packet filter", err)
+}
+
+func (c *call) commit(ctx context.Context, change filterChange) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return failed("change the packet filter", c.wire.commit(change))
+}
+
+// plug does what apply does for one tap.
+func (c *call) plug(ctx context.Context, b network.Bridge, t network.Tap) error {
+	have, err := c.link(ctx, t.Name)
+	if err != nil {
+		return err
+	}
+	bridge, err := c.link(ctx, b.Name)
+	if err != nil {
+		return err
+	}
+	if have != nil && !have.isTap() {
+		return foreign("tap", t.Name)
+	}
+	if bridge != nil && !bridge.isBridge() {
+		return foreign("bridge", b.Name)
+	}
+	if err := c.plugFilter(ctx, t, have); err != nil {
+		return err
+	}
+	var uplink *nic
+	if b.Uplink != "" {
+		if uplink, err = c.link(ctx, b.Uplink); err != nil {
+			return err
+		}
+	}
+	if bridge != nil && parseBridgeMark(bridge.alias).uplink != b.Uplink {
+		old, err := c.link(ctx, parseBridgeMark(bridge.alias).uplink)
+		if err != nil {
+			return err
+		}
+		links := map[string]*nic{}
+		if old != nil {
+			links[old.name] = old
+		}
+		if err := c.release(ctx, bridge, links); err != nil {
+			return err
+		}
+	}
+	bridge, err = c.ensureBridge(ctx, b, bridge, uplink)
+	if c.ok(err); bridge == nil {
+		return nil
+	}
+	return c.ensureTap(ctx, t, have, bridge, mtu(b))
+}
+
+// plugFilter puts the tap's elements into the sets, and takes those out that it had. What it had is in its mark.
+func (c *call) plugFilter(ctx context.Context, t network.Tap, have *nic) error {
+	change := filterChange{add: elements(t)}
+	if have != nil {
+		said := parseTapMark(have.alias)
+		if len(said.mac) == 6 && !said.cut {
+			for _, e := range elements(network.Tap{Name: t.Name, MAC: said.mac, IPs: said.ips}) {
+				if !slices.Contains(change.add, e) {
+					change.remove = append(change.remove, e)
+				}
+			}
+		}
+		if said.cut || len(said.mac) != 6 {
+			if err := c.forget(ctx, t.Name, change.add); err != nil {
+				return err
+			}
+		}
+	}
+	err := c.commit(ctx, change)
+	if !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	// Something is missing: the table, a set, or an element that was to go.
+	f, err := c.filter(ctx)
+	if err != nil {
+		return err
+	}
+	change.rebuild = f.problem != ""
+	change.remove = slices.DeleteFunc(change.remove, func(e element) bool { return !f.elements[e] })
+	return c.commit(ctx, change)
+}
+
+// forget takes all elements of a tap out of the sets, but for those to keep. It reads all there are: it is for taps
+// whose mark doesn't say.
+func (c *call) forget(ctx context.Context, tap string, keep []element) error {
+	f, err := c.filter(ctx)
+	if err != nil {
+		return err
+	}
+	var change filterChange
+	for e := range f.elements {
+		if name, _, _, _ := e.parse(); name == tap && !slices.Contains(keep, e) {
+			change.remove = append(change.remove, e)
+		}
+	}
+	if change.empty() {
+		return nil
+	}
+	return c.commit(ctx, change)
+}
+
+// unplug takes the elements first: the tap is cut off then. If it stops halfway, the link is still there for the next try.
+func (c *call) unplug(ctx context.Context, tap string) error {
+	l, err := c.link(ctx, tap)
+	if err != nil || l == nil || !l.isTap() {
+		return err
+	}
+	if said := parseTapMark(l.alias); len(said.mac) == 6 && !said.cut {
+		err = c.commit(ctx, filterChange{remove: elements(network.Tap{Name: tap, MAC: said.mac, IPs: said.ips})})
+		if errors.Is(err, unix.ENOENT) {
+			err = c.forget(ctx, tap, nil)
+		}
+	} else {
+		err = c.forget(ctx, tap, nil)
+	}
+	if err != nil {
+		return err
+	}
+	if err := c.remove(ctx, l); err != nil {
+		return failed("tap "+tap, err)
+	}
+	c.changed("tap %s removed", tap)
+	return nil
+}

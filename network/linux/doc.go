@@ -1,0 +1,27 @@
+// Package linux is the data path of a node on the Linux kernel: bridges, taps and packet filters, by netlink and without
+// running programs. It implements [network.Manager].
+//
+//	uplink ──┐                       table bridge dewpoint
+//	         │                    ┌── prerouting:  from guests, only what is their own
+//	         bridge ── tap ── machine
+//	         │  │                 └── postrouting: to guests, only what is for them
+//	 gateway ┘  └──── tap ── machine
+//
+// What a node should have is computed by pure functions: [network.Desired] in, links and a table of the packet filter out.
+// An Apply reads what the node has, and changes what differs: the packet filter first, in one transaction, then links. No rule
+// of the filter names a port. Every tap of ours is in one group of links, and what comes from a link of that group
+// is dropped unless a set says that this port may send it: a tap that the sets don't know is cut off, not open.
+//
+// # What is ours
+//
+// A link is ours if its alias begins with "dewpoint", or if it is in a group of ours; the table bridge dewpoint is ours.
+// Nothing else on the node is changed, except that the addresses and routes of an uplink live on its bridge while it is
+// a port of it, because a port of a bridge has no use for them.
+//
+// # What guests may send
+//
+// A guest sends from its MAC address and its fixed IPs, in ARP, IPv4 and IPv6 (and there from the link-local address
+// that RFC 4291 appendix A makes of its MAC address). It is no DHCP server, no IPv6 router and no MLD querier. Frames with VLAN tags,
+// of other protocols, to the reserved group addresses of IEEE 802.1D, with IPv6 extension headers (but for MLD, which has
+// one), and fragments that hide or overwrite ports are dropped. Fragments of IPv4 packets that do neither pass.
+package linux

@@ -1,0 +1,115 @@
+package linux
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+
+	"github.com/dewpoint-cloud/dewpoint/network"
+)
+
+// mark begins the alias of every link of ours. What follows is what the kernel has no other place for.
+const mark = "dewpoint "
+
+// maxAlias is how long the alias of a link may be (IFALIASZ, with its end).
+const maxAlias = 255
+
+// bridgeMark is what the alias of a bridge says.
+type bridgeMark struct {
+	gateway netip.Prefix
+	uplink  string
+	shared  bool // the gateway is an address of the uplink too
+}
+
+func (m bridgeMark) String() string {
+	text := mark + "bridge"
+	if m.gateway.IsValid() {
+		text += " gateway=" + m.gateway.String()
+	}
+	if m.uplink != "" {
+		text += " uplink=" + m.uplink
+	}
+	if m.shared {
+		text += " shared=true"
+	}
+	return text
+}
+
+// parseBridgeMark understands what String wrote, and of other text as much as it can.
+func parseBridgeMark(alias string) (m bridgeMark) {
+	for key, value := range pairs(alias) {
+		switch key {
+		case "gateway":
+			m.gateway, _ = netip.ParsePrefix(value)
+		case "uplink":
+			m.uplink = value
+		case "shared":
+			m.shared = value == "true"
+		}
+	}
+	return m
+}
+
+// tapMark is what the alias of a tap says: who it is for, and what the sets have for it.
+type tapMark struct {
+	port string
+	mac  net.HardwareAddr
+	ips  []netip.Addr
+	cut  bool // there was no room for all addresses
+}
+
+func markOf(t network.Tap) tapMark { return tapMark{port: t.Port, mac: t.MAC, ips: t.IPs} }
+
+func (m tapMark) String() string {
+	text := fmt.Sprintf("%stap port=%s mac=%v", mark, m.port, m.mac)
+	if len(m.ips) > 0 {
+		var ips []string
+		for _, ip := range m.ips {
+			ips = append(ips, ip.String())
+		}
+		text += " ips=" + strings.Join(ips, ",")
+	}
+	if len(text) > maxAlias {
+		text = text[:strings.LastIndexByte(text[:maxAlias-len(" cut=true")+1], ',')] + " cut=true"
+	}
+	return text
+}
+
+func parseTapMark(alias string) (m tapMark) {
+	for key, value := range pairs(alias) {
+		switch key {
+		case "port":
+			m.port = value
+		case "mac":
+			if mac, err := net.ParseMAC(value); err == nil && len(mac) == 6 {
+				m.mac = mac
+			}
+		case "ips":
+			for _, text := range strings.Split(value, ",") {
+				if ip, err := netip.ParseAddr(text); err == nil {
+					m.ips = append(m.ips, ip)
+				}
+			}
+		case "cut":
+			m.cut = value == "true"
+		}
+	}
+	return m
+}
+
+func isMarked(alias string) bool { return strings.HasPrefix(alias, mark) }
+
+func pairs(alias string) func(yield func(key, value string) bool) {
+	return func(yield func(key, value string) bool) {
+		rest, ours := strings.CutPrefix(alias, mark)
+		if !ours {
+			return
+		}
+		for _, word := range strings.Fields(rest) {
+			if key, value, ok := strings.Cut(word, "="); ok && !yield(key, value) {
+				return
+			}
+		}
+	}
+}

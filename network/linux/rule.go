@@ -1,0 +1,137 @@
+package linux
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strings"
+)
+
+// place is where a field of a rule comes from.
+type place int
+
+const (
+	ofMeta      place = iota // the field's meta key
+	ofLink                   // bytes from the beginning of the link layer's header
+	ofNetwork                // bytes from the beginning of the network layer's header
+	ofTransport              // bytes from the beginning of the transport layer's header; known for whole packets alone
+)
+
+// meta is what the kernel knows about a packet besides its bytes.
+type meta int
+
+const (
+	inGroup meta = iota
+	outGroup
+	inName
+	outName
+	l4proto
+)
+
+// field is what a rule looks at.
+type field struct {
+	text        string // as nft writes it
+	place       place
+	meta        meta
+	offset, len uint32 // in bytes
+}
+
+// op is how a rule compares.
+type op int
+
+const (
+	equal op = iota
+	unequal
+	atLeast
+	atMost
+	in
+	notIn
+)
+
+// match is one condition of a rule.
+type match struct {
+	fields []field // more than one: joined, for a set
+	mask   []byte  // nil: none
+	op     op
+	value  []byte
+	text   string // of the value
+	set    string
+}
+
+// rule is a line of a chain. Its verdict holds if all its conditions do.
+type rule struct {
+	why     string // one line; the kernel keeps it as the rule's comment
+	matches []match
+	verdict string // accept, drop, "goto chain"
+}
+
+// chain is a list of rules. One without a hook is gone to from others.
+type chain struct {
+	name     string
+	hook     string // "prerouting", …; "": none
+	priority int
+	rules    []rule
+}
+
+// set is a set of per-port facts.
+type set struct {
+	name  string
+	types []string // nft's names of the types that are joined
+}
+
+// String is the condition as nft writes it.
+func (m match) String() string {
+	var names []string
+	for _, f := range m.fields {
+		names = append(names, f.text)
+	}
+	left := strings.Join(names, " . ")
+	if m.mask != nil {
+		left += fmt.Sprintf(" & 0x%x", m.mask)
+	}
+	switch m.op {
+	case unequal:
+		return left + " != " + m.text
+	case atLeast:
+		return left + " >= " + m.text
+	case atMost:
+		return left + " <= " + m.text
+	case in:
+		return left + " @" + m.set
+	case notIn:
+		return left + " != @" + m.set
+	}
+	if m.mask != nil {
+		return left + " == " + m.text
+	}
+	return left + " " + m.text
+}
+
+// String is the rule as nft writes it, without its comment.
+func (r rule) String() string {
+	var parts []string
+	for _, m := range r.matches {
+		parts = append(parts, m.String())
+	}
+	return strings.Join(append(parts, r.verdict), " ")
+}
+
+// comment is what the kernel keeps with the rule: two rules with the same comment are the same.
+func (r rule) comment() string {
+	sum := sha256.Sum256([]byte(r.String()))
+	return strings.TrimSpace(fmt.Sprintf("%s [%s]", r.why, hex.EncodeToString(sum[:4])))
+}
+
+// String is the chain as nft writes it.
+func (c chain) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\tchain %s {\n", c.name)
+	if c.hook != "" {
+		fmt.Fprintf(&b, "\t\ttype filter hook %s priority %d; policy accept;\n", c.hook, c.priority)
+	}
+	for _, r := range c.rules {
+		fmt.Fprintf(&b, "\t\t%s comment %q\n", r, r.comment())
+	}
+	b.WriteString("\t}\n")
+	return b.String()
+}

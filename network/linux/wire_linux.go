@@ -1,0 +1,160 @@
+package linux
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// wire is all that this package asks of the kernel. Tests put one between that breaks.
+type wire interface {
+	// route makes one request to rtnetlink.
+	route(req netlink.Message) ([]netlink.Message, error)
+
+	// openTap makes a tap that is gone when it is closed, unless it was kept.
+	openTap(name string) (tapFile, error)
+
+	// filter reads our table; rules that are not as they should be are named in a filter's problem.
+	filter() (filter, error)
+
+	// commit changes our table in one transaction: all of it, or none.
+	commit(c filterChange) error
+
+	close() error
+}
+
+type tapFile interface {
+	keep() error
+	close() error
+}
+
+// kernel is the wire to the kernel of the machine, in one network namespace.
+type kernel struct {
+	netns *os.File // nil: that of the process
+	rt    *netlink.Conn
+	nft   *nftables.Conn
+}
+
+// dial opens the sockets, once and early: the nftables library can't read from file descriptors above 1023.
+func dial(path string) (_ *kernel, err error) {
+	k := &kernel{}
+	defer func() {
+		if err != nil {
+			_ = k.close()
+		}
+	}()
+	fd := 0
+	if path != "" {
+		if k.netns, err = os.Open(path); err != nil {
+			return nil, fmt.Errorf("network namespace: %w", err)
+		}
+		fd = int(k.netns.Fd())
+	}
+	if k.rt, err = netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{NetNS: fd}); err != nil {
+		return nil, fmt.Errorf("rtnetlink: %w", err)
+	}
+	for _, option := range []netlink.ConnOption{netlink.ExtendedAcknowledge, netlink.GetStrictCheck} {
+		if err := k.rt.SetOption(option, true); err != nil {
+			return nil, fmt.Errorf("rtnetlink: %w", err)
+		}
+	}
+	if err := k.rt.SetReadBuffer(1 << 20); err != nil {
+		return nil, fmt.Errorf("rtnetlink: %w", err)
+	}
+	if k.nft, err = nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(fd)); err != nil {
+		return nil, fmt.Errorf("nftables: %w", err)
+	}
+	return k, nil
+}
+
+func (k *kernel) close() error {
+	var err error
+	if k.rt != nil {
+		err = k.rt.Close()
+	}
+	if k.nft != nil {
+		err = errors.Join(err, k.nft.CloseLasting())
+	}
+	if k.netns != nil {
+		err = errors.Join(err, k.netns.Close())
+	}
+	return err
+}
+
+// dumpTries is how often a list is read that changes while it is read.
+const dumpTries = 5
+
+func (k *kernel) route(req netlink.Message) ([]netlink.Message, error) {
+	for try := 1; ; try++ {
+		replies, err := k.rt.Execute(req)
+		whole := true
+		for _, reply := range replies {
+			whole = whole && reply.Header.Flags&netlink.DumpInterrupted == 0
+		}
+		if whole || err != nil || try == dumpTries {
+			return replies, err
+		}
+	}
+}
+
+// tunFile is an open tap.
+type tunFile int
+
+// openTap makes the tap in the namespace of the thread that opens the device.
+func (k *kernel) openTap(name string) (tapFile, error) {
+	if k.netns == nil {
+		return openTun(name)
+	}
+	var file tapFile
+	err := onThread(func() error {
+		if err := unix.Setns(int(k.netns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("network namespace: %w", err)
+		}
+		var err error
+		file, err = openTun(name)
+		return err
+	})
+	return file, err
+}
+
+// onThread runs f on a thread that ends with it, so that nobody inherits its namespace. The process's first thread never
+// ends: f gets another.
+func onThread(f func() error) error {
+	ended := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // not unlocked below: the thread ends with the goroutine
+		if unix.Gettid() == os.Getpid() {
+			ended <- onThread(f) // on another, as this one is taken
+			runtime.UnlockOSThread()
+			return
+		}
+		ended <- f()
+	}()
+	return <-ended
+}
+
+func openTun(name string) (tapFile, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("/dev/net/tun: %w", err)
+	}
+	req, err := unix.NewIfreq(name)
+	if err == nil {
+		// What QEMU asks for when it opens a tap with one queue.
+		req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	return tunFile(fd), nil
+}
+
+func (f tunFile) keep() error  { return unix.IoctlSetInt(int(f), unix.TUNSETPERSIST, 1) }
+func (f tunFile) close() error { return unix.Close(int(f)) }
