@@ -104,7 +104,7 @@ func TestTable(t *testing.T) {
 			require.True(t, below[ours], "%s names %s, which is not below it", l.path, ours)
 			parent := path.Dir(l.path)
 			if slices.Contains(rooms, parent) && !slices.Contains(parts, l.path) {
-				require.True(t, ours == parent || covered(ours, []string{parent + "/internal", "internal"}) ||
+				require.True(t, ours == parent || covered(ours, []string{parent + "/internal", l.path + "/internal", "internal"}) ||
 					slices.Contains(parts, ours) && covered(ours, []string{parent}),
 					"%s is a driver, fake or suite of %s and imports nothing else of ours, but names %s", l.path, parent, ours)
 			}
