@@ -1,0 +1,154 @@
+package iscsi
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// memory is a store that does what a test wants of it.
+type memory struct {
+	mu    sync.RWMutex
+	b     []byte
+	delay time.Duration
+	gate  atomic.Pointer[chan struct{}] // writes wait for it
+	held  atomic.Int32                  // how many do
+	syncs atomic.Int32
+	fail  atomic.Pointer[error]
+}
+
+func newMemory(size int) *memory { return &memory{b: make([]byte, size)} }
+
+func (m *memory) ReadAt(p []byte, offset int64) (int, error) {
+	time.Sleep(m.delay)
+	if err := m.fail.Load(); err != nil {
+		return 0, *err
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return copy(p, m.b[offset:]), nil
+}
+
+func (m *memory) WriteAt(p []byte, offset int64) (int, error) {
+	time.Sleep(m.delay)
+	if err := m.fail.Load(); err != nil {
+		return 0, *err
+	}
+	if gate := m.gate.Load(); gate != nil {
+		m.held.Add(1)
+		<-*gate
+		m.held.Add(-1)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return copy(m.b[offset:offset+int64(len(p))], p), nil
+}
+
+func (m *memory) Sync() error {
+	m.syncs.Add(1)
+	return nil
+}
+
+func (m *memory) Discard(offset, length int64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(m.b[offset : offset+length])
+	return nil
+}
+
+func (m *memory) Size() (int64, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return int64(len(m.b)), nil
+}
+
+// has tells whether the store has data at an offset.
+func (m *memory) has(data []byte, offset int) bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return bytes.Equal(data, m.b[offset:offset+len(data)])
+}
+
+// hold has writes wait until the function that it returns is called.
+func (m *memory) hold() (release func()) {
+	gate := make(chan struct{})
+	m.gate.Store(&gate)
+	return sync.OnceFunc(func() {
+		m.gate.Store(nil)
+		close(gate)
+	})
+}
+
+// serve runs a server until the test ends, and returns its address.
+func serve(t testing.TB, cfg Config) (*Server, string) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	s := NewServer(cfg)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(ctx, listener) }()
+	t.Cleanup(func() {
+		cancel()
+		require.NoError(t, <-ended)
+		require.Empty(t, s.Sessions())
+	})
+	return s, listener.Addr().String()
+}
+
+// exportOf is an export of a store to the initiators of the tests, without secrets.
+func exportOf(store Store) Export {
+	return Export{IQN: testTarget, Volume: "volume-1", Store: store, Initiators: []Initiator{{IQN: testInitiator}, {IQN: testInitiator2}}}
+}
+
+// session is a server with an export, and an initiator that is logged in.
+func session(t testing.TB, store Store) (*Server, *initiator, string) {
+	t.Helper()
+	s, addr := serve(t, Config{})
+	require.NoError(t, s.Export(context.Background(), exportOf(store)))
+	i := dial(t, addr, testInitiator)
+	require.NoError(t, i.login(testTarget, secrets{}))
+	return s, i, addr
+}
+
+func TestFileDiscardsAndKnowsItsHoles(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(path, make([]byte, 1<<20), 0o600))
+	f, err := OpenFile(path)
+	require.NoError(t, err)
+	defer f.Close()
+	full := make([]byte, 1<<20)
+	for i := range full {
+		full[i] = 0xaa
+	}
+	_, err = f.WriteAt(full, 0)
+	require.NoError(t, err)
+	require.NoError(t, f.Discard(0, 0))
+	require.NoError(t, f.Discard(64<<10, 128<<10))
+	require.NoError(t, f.Discard(512<<10+512, 512))
+	require.NoError(t, f.Sync())
+	clear(full[64<<10 : 192<<10])
+	clear(full[512<<10+512 : 512<<10+1024])
+	got, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, full, got)
+	mapped, n, err := f.Mapped(64 << 10)
+	require.NoError(t, err)
+	require.False(t, mapped)
+	require.EqualValues(t, 128<<10, n)
+	mapped, n, err = f.Mapped(0)
+	require.NoError(t, err)
+	require.True(t, mapped)
+	require.EqualValues(t, 64<<10, n)
+	size, err := f.Size()
+	require.NoError(t, err)
+	require.EqualValues(t, 1<<20, size)
+}
