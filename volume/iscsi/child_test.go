@@ -82,7 +82,8 @@ func startProcess(t testing.TB, path string, initiators ...string) *process {
 	exe, err := os.Executable()
 	require.NoError(t, err)
 	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), "DEWPOINT_ISCSI_FILE="+path, "DEWPOINT_ISCSI_INITIATORS="+strings.Join(initiators, " "))
+	cmd.Env = append(os.Environ(), "DEWPOINT_ISCSI_FILE="+path, "DEWPOINT_ISCSI_INITIATORS="+strings.Join(initiators, " "),
+		"GORACE=halt_on_error=1") // a race there is a failure here
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	require.NoError(t, err)

@@ -21,8 +21,11 @@
 // # What a session can do
 //
 // Login with CHAP (MD5 and SHA-256), one way or mutual; discovery; immediate and unsolicited data; digests; task management; up to 128 commands at
-// once, which run in any order unless one is ordered. Not supported: several connections in one session, error recovery above level 0, bidirectional
-// commands, TARGET COLD RESET, reservations that outlive the process, EXTENDED COPY, SANITIZE, WRITE ATOMIC.
+// once, which run in any order. Not supported: several connections in one session, error recovery above level 0, ordered commands (an initiator that
+// wants an order waits for answers), bidirectional commands, TARGET COLD RESET, registrations that outlive the process or are moved, EXTENDED
+// COPY, SANITIZE, WRITE ATOMIC, changes of the write cache.
+//
+// A logical block has 512 bytes. What is unmapped reads as zeros, and so does what WRITE SAME with UNMAP was done to, whatever its data was.
 //
 // Data that was written is in the host's page cache until a SYNCHRONIZE CACHE, or a write with FUA, has returned; the caching mode page says so.
 package iscsi

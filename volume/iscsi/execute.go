@@ -166,8 +166,9 @@ func (c *conn) complete(t *task, b *buffer) {
 	if !t.tracked {
 		c.over(t)
 		if b != nil {
+			large := len(b.b) > 60<<10
 			_ = c.out.send(b, true) // if it can't be sent the connection is over, and whoever reads it finds out
-			if len(b.b) > 60<<10 {
+			if large {
 				c.out.flush()
 			}
 		}

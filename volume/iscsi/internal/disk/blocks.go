@@ -95,16 +95,25 @@ func (u *Unit) planWriteSame(cdb []byte) (p Plan, f *Failure) {
 	if flags&0x01 != 0 { // without data: zeros
 		p.Length = 0
 	}
-	_, length, f := u.bounds(cdb)
-	if f == nil && (length == 0 || length > maxWriteSame*BlockSize) { // without a number it would be the whole unit
+	_, length, f := u.sameRange(cdb)
+	if f == nil && length > maxWriteSame*BlockSize {
 		f = invalidField()
 	}
 	return p, f
 }
 
+// sameRange is the range of a WRITE SAME: no number of blocks means the rest of the unit.
+func (u *Unit) sameRange(cdb []byte) (offset, length int64, f *Failure) {
+	offset, length, f = u.bounds(cdb)
+	if f == nil && length == 0 {
+		length = u.size.Load() - offset
+	}
+	return offset, length, f
+}
+
 // writeSame does WRITE SAME. Zeros are holes, whether that was asked for or not; anything else is written, one MiB at a time.
 func (u *Unit) writeSame(ctx context.Context, nexus *Nexus, cdb, out []byte) *Failure {
-	offset, length, f := u.bounds(cdb)
+	offset, length, f := u.sameRange(cdb)
 	if f != nil {
 		return f
 	}

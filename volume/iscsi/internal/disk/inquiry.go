@@ -38,7 +38,6 @@ func (u *Unit) inquiry(cdb []byte) ([]byte, *Failure) {
 	b = b[:4+int(binary.BigEndian.Uint16(b[2:]))]
 	switch page {
 	case 0xb0:
-		b[4] = 1 // WRITE SAME needs a number of blocks
 		b[5] = maxCompare
 		binary.BigEndian.PutUint16(b[6:], 8) // blocks are best used by 4 KiB
 		binary.BigEndian.PutUint32(b[8:], MaxTransfer/BlockSize)
