@@ -119,18 +119,29 @@ func (s *Server) handle(ctx context.Context, nc net.Conn) {
 	c.reader.BeforeRead, c.reader.AfterRead = c.beforeRead, c.afterRead
 	var writer sync.WaitGroup
 	writer.Go(c.out.run)
-	drain := context.AfterFunc(ctx, func() { nc.SetReadDeadline(time.Unix(1, 0)) })
+	over := make(chan struct{})
+	drain := context.AfterFunc(ctx, func() {
+		defer close(over)
+		nc.SetReadDeadline(time.Unix(1, 0))
+		select {
+		case <-c.ctx.Done():
+		case <-time.After(s.cfg.DrainTimeout):
+			c.kill("the server stops")
+		}
+	})
 	err = c.serve()
-	drain()
 	if ctx.Err() != nil || errors.Is(err, errLogout) {
 		// What was begun is ended and answered.
-		last := time.AfterFunc(s.cfg.DrainTimeout, func() { c.kill("the server stops") })
+		last := time.AfterFunc(s.cfg.DrainTimeout, func() { c.kill("its commands do not end") })
 		c.drain()
 		c.out.close()
 		writer.Wait()
 		last.Stop()
 	}
 	c.kill(reason(err))
+	if !drain() {
+		<-over
+	}
 	c.workers.Wait()
 	writer.Wait()
 	c.dropTasks()

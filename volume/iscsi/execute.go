@@ -57,18 +57,18 @@ func (c *conn) readIn(t *task) {
 		n := min(total-at, c.params.maxSend, maxReceive)
 		burst := c.params.maxBurst - at%c.params.maxBurst // a sequence ends there
 		n = min(n, burst)
-		if sn > 0 || t.tracked {
-			c.export.pace.took(time.Since(begun), 0)
-			c.out.await(n)
-			if t.aborted.Load() {
-				c.complete(t, nil)
-				return
-			}
+		if c.out.await(n) {
 			begun = time.Now()
+		}
+		if t.aborted.Load() {
+			c.out.kept(n)
+			c.complete(t, nil)
+			return
 		}
 		b, r := c.newPDU(pdu.DataIn, n)
 		if failure := c.export.unit.Read(c.dataOf(b), t.plan.Offset+int64(at)); failure != nil {
 			c.server.pools.put(b)
+			c.out.kept(n)
 			c.answer(t, nil, failure)
 			return
 		}
@@ -81,7 +81,9 @@ func (c *conn) readIn(t *task) {
 			r[1] = pdu.Final
 		}
 		if at < total {
-			if c.out.send(b, false) != nil {
+			err := c.out.send(b, false)
+			c.out.kept(n)
+			if err != nil {
 				c.complete(t, nil)
 				return
 			}
@@ -94,6 +96,7 @@ func (c *conn) readIn(t *task) {
 		r[1] = pdu.Final | pdu.Status
 		t.residual(r, int(t.plan.Length))
 		c.complete(t, b)
+		c.out.kept(n)
 	}
 }
 

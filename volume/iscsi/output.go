@@ -19,18 +19,19 @@ type output struct {
 	wake   chan struct{} // to the goroutine
 	parted [][]byte      // for the call
 
-	mu      sync.Mutex
-	room    *sync.Cond
-	queue   []*buffer
-	spare   []*buffer
-	bytes   int
-	statSN  uint32
-	sending bool // somebody sends
-	handed  bool // it is the goroutine, or will be
-	stopped bool // nothing is sent any more
-	closing bool // what is there is sent, and then nothing more
-	left    []*buffer
-	skip    int // how much of the first that is left was sent
+	mu       sync.Mutex
+	room     *sync.Cond
+	queue    []*buffer
+	spare    []*buffer
+	bytes    int // queued
+	promised int // that will be
+	statSN   uint32
+	sending  bool // somebody sends
+	handed   bool // it is the goroutine, or will be
+	stopped  bool // nothing is sent any more
+	closing  bool // what is there is sent, and then nothing more
+	left     []*buffer
+	skip     int // how much of the first that is left was sent
 }
 
 func newOutput(c *conn) *output {
@@ -44,18 +45,33 @@ func newOutput(c *conn) *output {
 	return o
 }
 
-// await returns when there is room for n bytes more, or the connection has ended.
-func (o *output) await(n int) {
+// await returns when there is room for n bytes more, or the connection has ended, and tells whether that took a while. The room is the
+// caller's until it calls kept.
+func (o *output) await(n int) (waited bool) {
 	o.mu.Lock()
-	for o.bytes > 0 && o.bytes+n > o.limit && !o.stopped {
+	defer o.mu.Unlock()
+	for {
+		full := func() bool { return o.bytes+o.promised > 0 && o.bytes+o.promised+n > o.limit && !o.stopped }
+		if !full() {
+			o.promised += n
+			return waited
+		}
+		waited = true
 		o.mu.Unlock()
 		o.flush()
 		o.mu.Lock()
-		if o.bytes > 0 && o.bytes+n > o.limit && !o.stopped {
+		if full() {
 			o.room.Wait()
 		}
 	}
+}
+
+// kept gives the room for n bytes back: they have been sent, or will not be.
+func (o *output) kept(n int) {
+	o.mu.Lock()
+	o.promised -= n
 	o.mu.Unlock()
+	o.room.Broadcast()
 }
 
 // send queues a unit, which is no longer the caller's. One with a status has a number of its own.

@@ -330,6 +330,41 @@ func TestMemoryOfASessionIsBounded(t *testing.T) {
 	require.Equal(t, 10-4, full)
 }
 
+func TestAnswersThatNobodyTakesAreBounded(t *testing.T) {
+	s, i, _ := session(t, newMemory(8<<20))
+	var out []byte
+	for range window {
+		out = append(out, i.bytes(i.header(read16(0, 512), 0, pdu.Final|pdu.Read, 256<<10), nil)...)
+	}
+	_, err := i.nc.Write(out)
+	require.NoError(t, err)
+	queued := func() int {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, c := range s.sessions {
+			c.out.mu.Lock()
+			defer c.out.mu.Unlock()
+			return c.out.bytes
+		}
+		return 0
+	}
+	limit := s.cfg.SessionMemory / 2
+	require.Eventually(t, func() bool { return queued() > limit-300<<10 }, 5*time.Second, time.Millisecond)
+	require.LessOrEqual(t, queued(), limit+window<<7) // the headers are not counted before
+	ended, taken := 0, 0
+	for ended < window { // and all of them arrive, in any order
+		h, data, err := i.receive()
+		require.NoError(t, err)
+		require.EqualValues(t, pdu.DataIn, h.Opcode())
+		taken += len(data)
+		if h.Flags()&pdu.Status != 0 {
+			require.Zero(t, h[3])
+			ended++
+		}
+	}
+	require.Equal(t, window*256<<10, taken)
+}
+
 func TestTwoServersShareNothing(t *testing.T) {
 	var group sync.WaitGroup
 	for n := range 2 {
