@@ -44,7 +44,7 @@ type pace struct {
 }
 
 const (
-	quick       = 150 * time.Microsecond
+	quick       = 50 * time.Microsecond
 	slowFrom    = 8
 	mostStrikes = 64
 )
