@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/dewpoint-cloud/dewpoint"
+	"github.com/dewpoint-cloud/dewpoint/auth"
+	"github.com/dewpoint-cloud/dewpoint/compute/libvirt"
+	"github.com/dewpoint-cloud/dewpoint/network/dhcp"
+	"github.com/dewpoint-cloud/dewpoint/network/linux"
+	"github.com/dewpoint-cloud/dewpoint/state/bolt"
+)
+
+// serve puts a cloud together, runs it, and shows what it does until ctx ends or all is done.
+func serve(ctx context.Context, o options, h *host, logger *slog.Logger, s *screen) (err error) {
+	records, err := bolt.Open(bolt.Config{Path: filepath.Join(o.dir, "records.db")})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, records.Close()) }()
+	machines, err := libvirt.New(libvirt.Config{Socket: h.socket, Logger: logger})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, machines.Close()) }()
+	bridges, err := linux.New(linux.Config{NetNS: h.netns, Logger: logger})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, bridges.Close()) }()
+	leases, err := dhcp.New(dhcp.Config{Dir: filepath.Join(o.dir, "dhcp"), NetNS: h.netns, Logger: logger})
+	if err != nil {
+		return err
+	}
+
+	cloud, err := dewpoint.New(dewpoint.Config{
+		Hypervisor: machines, NetworkManager: bridges, DHCP: leases,
+		Log: records, Dir: filepath.Join(o.dir, "cloud"), Logger: logger,
+	})
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() {
+		defer stop() // nothing to wait for any more
+		ended <- cloud.Run(ctx)
+	}()
+	err = show(auth.NewContext(ctx, auth.Admin("minicloud")), o, cloud, s)
+	stop()
+	if ended := <-ended; ended != nil {
+		return ended
+	}
+	if errors.Is(err, context.Canceled) {
+		s.print("interrupted; the machines run on: start minicloud again to go on with them, or with -remove to end them")
+		return nil
+	}
+	return err
+}
+
+// show is what happens on the screen.
+func show(ctx context.Context, o options, cloud *dewpoint.Cloud, s *screen) error {
+	services, err := cloud.Services(ctx)
+	if err != nil {
+		return err
+	}
+	s.print("cloud is up")
+	if o.audit {
+		return s.audit(ctx, cloud)
+	}
+	ids, err := converge(ctx, o, services, s)
+	if err != nil {
+		return err
+	}
+	reached, err := s.follow(ctx, o, services, ids)
+	if err != nil {
+		return err
+	}
+	if o.exit || o.remove {
+		if err := s.audit(ctx, cloud); err != nil {
+			return err
+		}
+		if err := reached(); err != nil {
+			return err
+		}
+		if o.exit && !o.keep {
+			o.instances = 0
+			_, err := converge(ctx, o, services, s)
+			return err
+		}
+		return nil
+	}
+	if err := reached(); err != nil {
+		s.print("%v", err)
+	}
+	s.print("stays up until interrupted")
+	<-ctx.Done()
+	return ctx.Err()
+}

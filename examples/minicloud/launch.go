@@ -1,0 +1,165 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/dewpoint-cloud/dewpoint"
+	"github.com/dewpoint-cloud/dewpoint/compute"
+	"github.com/dewpoint-cloud/dewpoint/examples/minicloud/guest"
+	"github.com/dewpoint-cloud/dewpoint/image"
+	"github.com/dewpoint-cloud/dewpoint/network"
+)
+
+const (
+	networkName = "mini"
+	flavorName  = "mini"
+)
+
+// converge makes the cloud have the machines mini-1 to mini-n, running, and no others, and returns their ids. Whatever an
+// earlier run left, half-done or not, is gone on with.
+func converge(ctx context.Context, o options, c *dewpoint.Services, s *screen) ([]string, error) {
+	have, err := c.Compute.List(ctx, compute.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	byName := map[string]compute.Instance{}
+	for _, i := range have {
+		byName[i.Name] = i
+	}
+	var ids []string
+	for n := 1; n <= o.instances; n++ {
+		name := fmt.Sprintf("mini-%d", n)
+		i, exists := byName[name]
+		delete(byName, name)
+		if exists && (i.State == compute.StateError || i.Task == compute.TaskDeleting) {
+			s.print("%s: %s; terminating it", name, i.Fault)
+			if err := terminate(ctx, c, i); err != nil {
+				return nil, err
+			}
+			exists = false
+		}
+		switch {
+		case !exists:
+			if i, err = launch(ctx, o, c, name); err != nil {
+				return nil, fmt.Errorf("launching %s: %w", name, err)
+			}
+			s.print("%s: launching as %s", name, i.ID)
+		case i.State == compute.StateStopped && i.Task == compute.TaskNone:
+			if err := c.Compute.Start(ctx, i.ID); err != nil {
+				return nil, err
+			}
+			s.print("%s: was stopped, starting it", name)
+		default:
+			s.print("%s: found, %s", name, i.Status())
+		}
+		ids = append(ids, i.ID)
+	}
+	for name, i := range byName {
+		s.print("%s: terminating", name)
+		if err := c.Compute.Terminate(ctx, i.ID); err != nil && !errdefs.IsNotFound(err) {
+			return nil, err
+		}
+	}
+	for name, i := range byName {
+		if err := c.Compute.WaitGone(ctx, i.ID); err != nil {
+			return nil, err
+		}
+		s.print("%s: gone", name)
+	}
+	return ids, nil
+}
+
+func terminate(ctx context.Context, c *dewpoint.Services, i compute.Instance) error {
+	if err := c.Compute.Terminate(ctx, i.ID); err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	return c.Compute.WaitGone(ctx, i.ID)
+}
+
+func launch(ctx context.Context, o options, c *dewpoint.Services, name string) (compute.Instance, error) {
+	img, err := guestImage(ctx, o, c)
+	if err != nil {
+		return compute.Instance{}, err
+	}
+	if err := ensureNetwork(ctx, o, c); err != nil {
+		return compute.Instance{}, err
+	}
+	flavor, err := ensureFlavor(ctx, o, c)
+	if err != nil {
+		return compute.Instance{}, err
+	}
+	made, err := c.Compute.Run(ctx, compute.RunRequest{Name: name, Image: img.ID, Flavor: flavor, Networks: []string{networkName}})
+	if err != nil {
+		return compute.Instance{}, err
+	}
+	return made[0], nil
+}
+
+func ensureNetwork(ctx context.Context, o options, c *dewpoint.Services) error {
+	_, err := c.Networks.Get(ctx, networkName)
+	if errdefs.IsNotFound(err) {
+		_, err = c.Networks.Create(ctx, network.Network{Name: networkName, Mode: network.FlatDHCP, CIDR: o.cidr, Bridge: o.bridge, Uplink: o.uplink})
+	}
+	return err
+}
+
+// ensureFlavor returns the flavor of the machines: with a disk as large as the image's, and as much memory as was asked for.
+func ensureFlavor(ctx context.Context, o options, c *dewpoint.Services) (string, error) {
+	name := fmt.Sprintf("%s.%d", flavorName, o.memory)
+	_, err := c.Compute.CreateFlavor(ctx, compute.Flavor{Name: name, VCPUs: 1, MemoryMiB: o.memory})
+	if errdefs.IsAlreadyExists(err) {
+		err = nil
+	}
+	return name, err
+}
+
+// guestImage registers the guest: a kernel, a ramdisk, and a disk that boots with them. Registering is safe to repeat: each
+// has a token that is its content's.
+func guestImage(ctx context.Context, o options, c *dewpoint.Services) (image.Image, error) {
+	files, err := guest.Build(ctx, guest.Config{Dir: filepath.Join(o.dir, "guest"), Peers: max(8, o.instances+1)})
+	if err != nil {
+		return image.Image{}, err
+	}
+	kernel, err := register(ctx, c, files.Kernel, image.Spec{Name: "mini kernel", Format: image.Kernel})
+	if err != nil {
+		return image.Image{}, err
+	}
+	ramdisk, err := register(ctx, c, files.Ramdisk, image.Spec{Name: "mini ramdisk", Format: image.Ramdisk})
+	if err != nil {
+		return image.Image{}, err
+	}
+	return register(ctx, c, files.Disk, image.Spec{Name: "mini", Format: image.Format(files.DiskFormat), KernelID: kernel.ID, RamdiskID: ramdisk.ID,
+		Properties: map[string]string{"os_command_line": files.Cmdline}})
+}
+
+// register registers an image with the content of a file, once: its token says what it is made of.
+func register(ctx context.Context, c *dewpoint.Services, file string, spec image.Spec) (image.Image, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return image.Image{}, err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return image.Image{}, err
+	}
+	spec.SHA256 = hex.EncodeToString(sum.Sum(nil))
+	fmt.Fprintf(sum, "%+v", spec)
+	spec.Token = hex.EncodeToString(sum.Sum(nil))
+	img, err := c.Images.Register(ctx, spec)
+	if err != nil || img.Status == image.Active {
+		return img, err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return image.Image{}, err
+	}
+	return c.Images.Upload(ctx, img.ID, f)
+}
