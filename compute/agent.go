@@ -140,7 +140,8 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 }
 
 // Run registers the host and does its work until ctx ends; then it returns nil when everything it started has ended.
-// Guests go on running: the next agent adopts them. It ends earlier, with an error, only if it can't begin.
+// Guests go on running: the next agent adopts them. It ends earlier, with an error, only if it can't begin; for a hypervisor
+// that can't be reached it waits.
 func (a *Agent) Run(ctx context.Context) error {
 	if err := a.register(ctx); err != nil {
 		if ctx.Err() != nil {
@@ -174,7 +175,7 @@ func (a *Agent) register(ctx context.Context) error {
 		h.Zone = "nova"
 	}
 	if h.Total == (scheduler.Resources{}) {
-		info, err := a.cfg.Hypervisor.Describe(ctx)
+		info, err := a.describe(ctx)
 		if err != nil {
 			return fmt.Errorf("compute: host %s: %w", h.Name, err)
 		}
@@ -189,6 +190,22 @@ func (a *Agent) register(ctx context.Context) error {
 		}
 		return scheduler.Beats.Put(tx, scheduler.Beat{HostID: h.ID, At: time.Now().UTC()})
 	})
+}
+
+// describe asks the hypervisor what the host has. One that can't be reached, as when both have just started, is waited for.
+func (a *Agent) describe(ctx context.Context) (HostInfo, error) {
+	for wait := 250 * time.Millisecond; ; wait = min(2*wait, 30*time.Second) {
+		info, err := a.cfg.Hypervisor.Describe(ctx)
+		if !errdefs.IsUnavailable(err) {
+			return info, err
+		}
+		a.cfg.Logger.Warn("compute: waiting for the hypervisor", "error", err, "again in", wait)
+		select {
+		case <-ctx.Done():
+			return info, ctx.Err()
+		case <-time.After(wait):
+		}
+	}
 }
 
 // beat records that the host is alive.

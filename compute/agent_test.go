@@ -14,6 +14,7 @@ import (
 
 	"github.com/dewpoint-cloud/dewpoint/compute"
 	"github.com/dewpoint-cloud/dewpoint/compute/fakecompute"
+	"github.com/dewpoint-cloud/dewpoint/network/fakenetwork"
 	"github.com/dewpoint-cloud/dewpoint/scheduler"
 	"github.com/dewpoint-cloud/dewpoint/state"
 	"github.com/dewpoint-cloud/dewpoint/state/operation"
@@ -131,7 +132,7 @@ func TestErrorKeepsTheQuotaAndNotTheRoom(t *testing.T) {
 // nothing is left.
 func TestAHypervisorThatHangsAndFails(t *testing.T) {
 	for _, method := range []fakecompute.Method{fakecompute.MethodCreate, fakecompute.MethodDestroy, fakecompute.MethodStop,
-		fakecompute.MethodReboot, fakecompute.MethodList, fakecompute.MethodDescribe, fakecompute.MethodConsole} {
+		fakecompute.MethodReboot, fakecompute.MethodList, fakecompute.MethodDescribe, fakecompute.MethodConsole, "Plug", "Unplug"} {
 		for name, fault := range map[string]fakecompute.Fault{
 			"hangs":       {Hang: true},
 			"hangs after": {Hang: true, After: true},
@@ -146,7 +147,7 @@ func TestAHypervisorThatHangsAndFails(t *testing.T) {
 					require.NoError(t, c.service.Stop(c.ctx, off))
 					c.waitRest(t, off)
 					fault.Method = method
-					injected := n.host.Inject(fault)
+					injected := strike(n, fault)
 					launched := c.run(t, one())[0].ID
 					doomed := c.run(t, one())[0].ID
 					require.NoError(t, c.service.Start(c.ctx, off))
@@ -176,6 +177,15 @@ func TestAHypervisorThatHangsAndFails(t *testing.T) {
 			})
 		}
 	}
+}
+
+// strike injects a fault into the hypervisor, or into the network if it has the method.
+func strike(n *node, f fakecompute.Fault) interface{ Remove() } {
+	switch m := fakenetwork.Method(f.Method); m {
+	case fakenetwork.MethodPlug, fakenetwork.MethodUnplug:
+		return n.net.Inject(fakenetwork.Fault{Method: m, Call: f.Call, After: f.After, Hang: f.Hang, Err: f.Err})
+	}
+	return n.host.Inject(f)
 }
 
 // A connection that comes and goes costs time and nothing else.
@@ -216,6 +226,9 @@ func TestAnAgentEndsWhileItsCallsHang(t *testing.T) {
 			stop()
 			require.Zero(t, time.Since(begun), method)
 			<-answered
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			require.NoError(t, n.work(ctx, operation.Hooks{}), "an agent that begins while they hang")
+			cancel()
 			hang.Remove()
 			stop = c.start(t)
 			_, err := c.service.WaitActive(c.ctx, id)
@@ -225,6 +238,24 @@ func TestAnAgentEndsWhileItsCallsHang(t *testing.T) {
 			require.NoError(t, c.close())
 		})
 	}
+}
+
+func TestAnAgentWaitsForItsHypervisor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCloud(t, 1)
+		c.nodes[0].host.Disconnect()
+		up := time.AfterFunc(time.Hour, c.nodes[0].host.Connect)
+		stop := c.start(t)
+		require.False(t, up.Stop())
+		c.active(t)
+		require.NoError(t, c.audit())
+		stop()
+		c.nodes[0].host.Disconnect()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		require.NoError(t, c.nodes[0].work(ctx, operation.Hooks{}))
+		require.NoError(t, c.close())
+	})
 }
 
 func TestAnAgentThatCantBegin(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 
 	"github.com/dewpoint-cloud/dewpoint/compute"
 	"github.com/dewpoint-cloud/dewpoint/compute/fakecompute"
-	"github.com/dewpoint-cloud/dewpoint/network"
+	"github.com/dewpoint-cloud/dewpoint/network/fakenetwork"
 	"github.com/dewpoint-cloud/dewpoint/state/operation"
 )
 
@@ -42,7 +42,7 @@ func chaos(t *testing.T, dice *rand.Rand) {
 		mortality := rand.New(rand.NewPCG(dice.Uint64(), 2))
 		agents.Go(func() {
 			for life.Err() == nil {
-				if err := n.live(life, mortality, quiet); err != nil && life.Err() == nil && !errdefs.IsUnavailable(err) {
+				if err := n.live(life, mortality, quiet); err != nil && life.Err() == nil && err.Error() != "compute: host host-"+n.id[:8]+": flaky" {
 					t.Error(err)
 				}
 				time.Sleep(time.Second)
@@ -50,7 +50,7 @@ func chaos(t *testing.T, dice *rand.Rand) {
 		})
 	}
 	var ids []string
-	var faults []*fakecompute.Injected
+	var faults []interface{ Remove() }
 	methods := []fakecompute.Method{"", fakecompute.MethodCreate, fakecompute.MethodDestroy, fakecompute.MethodStop, fakecompute.MethodList}
 	for range 120 {
 		time.Sleep(time.Duration(dice.IntN(3000)) * time.Millisecond)
@@ -60,7 +60,7 @@ func chaos(t *testing.T, dice *rand.Rand) {
 			id = ids[dice.IntN(len(ids))]
 		}
 		var err error
-		switch dice.IntN(14) {
+		switch dice.IntN(16) {
 		case 0, 1, 2:
 			req := one()
 			req.MinCount, req.MaxCount = 1, 1+dice.IntN(3)
@@ -85,12 +85,16 @@ func chaos(t *testing.T, dice *rand.Rand) {
 			n.host.Restart()
 		case 11:
 			n.host.Reset()
-			n.taps.forget()
+			n.forgetTaps()
 		case 12:
 			faults = append(faults, n.host.Inject(fakecompute.Fault{Method: methods[dice.IntN(len(methods))], Hang: true, After: dice.IntN(2) == 0}))
 		case 13:
 			faults = append(faults, n.host.Inject(fakecompute.Fault{Method: methods[dice.IntN(len(methods))], Err: errors.New("flaky"),
 				After: dice.IntN(2) == 0}))
+		case 14:
+			faults = append(faults, n.net.Inject(fakenetwork.Fault{Hang: true, After: dice.IntN(2) == 0}))
+		case 15:
+			faults = append(faults, n.net.Inject(fakenetwork.Fault{Err: errors.New("flaky"), After: dice.IntN(2) == 0}))
 		}
 		if err != nil && !errdefs.IsFailedPrecondition(err) && !errdefs.IsNotFound(err) && !errdefs.IsResourceExhausted(err) {
 			t.Error(err)
@@ -143,7 +147,7 @@ func (n *node) live(ctx context.Context, dice *rand.Rand, quiet <-chan struct{})
 		die()
 		return errors.New("dead")
 	}}
-	ports, err := network.NewAgent(network.AgentConfig{Store: n.cloud.store, HostID: n.id, Manager: n.taps})
+	ports, err := n.ports()
 	if err != nil {
 		return err
 	}
@@ -153,11 +157,4 @@ func (n *node) live(ctx context.Context, dice *rand.Rand, quiet <-chan struct{})
 	err = n.work(ctx, hooks)
 	die()
 	return err
-}
-
-// forget is a host that lost its power: taps don't outlive it.
-func (m *taps) forget() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	clear(m.names)
 }

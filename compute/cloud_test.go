@@ -24,6 +24,7 @@ import (
 	"github.com/dewpoint-cloud/dewpoint/compute/fakecompute"
 	"github.com/dewpoint-cloud/dewpoint/image"
 	"github.com/dewpoint-cloud/dewpoint/network"
+	"github.com/dewpoint-cloud/dewpoint/network/fakenetwork"
 	"github.com/dewpoint-cloud/dewpoint/queue"
 	"github.com/dewpoint-cloud/dewpoint/queue/memqueue"
 	"github.com/dewpoint-cloud/dewpoint/scheduler"
@@ -50,7 +51,7 @@ type node struct {
 	cloud *cloud
 	id    string
 	host  *fakecompute.Host
-	taps  *taps
+	net   *fakenetwork.Node
 	disks *disks
 	logs  *logs
 }
@@ -95,7 +96,7 @@ func newCloudOver(t testing.TB, log state.Log, hosts int, wrap func(queue.Bus) q
 		return errors.Join(network.Networks.Put(tx, n), image.Images.Put(tx, debian()))
 	})
 	for range hosts {
-		n := &node{cloud: c, id: uuid.NewString(), host: fakecompute.NewHost(), taps: &taps{}, disks: &disks{files: map[string]bool{}}, logs: &logs{}}
+		n := &node{cloud: c, id: uuid.NewString(), host: fakecompute.NewHost(), net: fakenetwork.NewNode(), disks: &disks{files: map[string]bool{}}, logs: &logs{}}
 		c.nodes = append(c.nodes, n)
 	}
 	return c
@@ -123,15 +124,21 @@ func (c *cloud) close() error {
 
 // agent makes a new agent of the node, as after the death of the last.
 func (n *node) agent(hooks operation.Hooks) (*compute.Agent, error) {
-	ports, err := network.NewAgent(network.AgentConfig{Store: n.cloud.store, HostID: n.id, Manager: n.taps})
+	ports, err := n.ports()
 	if err != nil {
 		return nil, err
 	}
 	return compute.NewAgent(compute.AgentConfig{
-		Store: n.cloud.store, Bus: n.cloud.bus, Host: scheduler.Host{ID: n.id, Name: "host-" + n.id[:8], Total: roomy},
-		Hypervisor: fakecompute.New(fakecompute.Config{Host: n.host}), Network: ports, Disks: n.disks, Addresses: n.cloud.addrs,
+		Store: n.cloud.store, Bus: n.cloud.bus, Host: scheduler.Host{ID: n.id, Name: "host-" + n.id[:8]}, DiskGiB: roomy.DiskGiB,
+		Hypervisor: fakecompute.New(fakecompute.Config{Host: n.host, Info: compute.HostInfo{VCPUs: roomy.VCPUs, MemoryMiB: roomy.MemoryMiB}}),
+		Network:    ports, Disks: n.disks, Addresses: n.cloud.addrs,
 		Hooks: hooks, Logger: slog.New(n.logs),
 	})
+}
+
+func (n *node) ports() (*network.Agent, error) {
+	return network.NewAgent(network.AgentConfig{Store: n.cloud.store, HostID: n.id,
+		Manager: fakenetwork.New(fakenetwork.Config{Node: n.net})})
 }
 
 func (n *node) work(ctx context.Context, hooks operation.Hooks) error {
@@ -244,7 +251,7 @@ func (c *cloud) audit() error {
 					return fmt.Errorf("port %v of %v: %w", p, i, err)
 				}
 				want.Ports[p.ID] = true
-				want.Taps[i.HostID+p.TapName()] = true
+				want.Taps[fmt.Sprintln(i.HostID, p.TapName(), p.MAC, p.Addrs)] = true
 				for _, a := range p.Addrs {
 					want.Addresses[a.String()+p.ID] = true
 				}
@@ -274,8 +281,8 @@ func (c *cloud) audit() error {
 				have.Domains[fmt.Sprint(n.id, d.ID, d.Epoch, d.Power)] = true
 			}
 		}
-		for tap := range n.taps.list() {
-			have.Taps[n.id+tap] = true
+		for _, tap := range n.net.Desired().Taps {
+			have.Taps[fmt.Sprintln(n.id, tap.Name, tap.MAC, tap.IPs)] = true
 		}
 		for id := range n.disks.list() {
 			have.Disks[n.id+id] = true
@@ -288,52 +295,11 @@ func (c *cloud) audit() error {
 	return nil
 }
 
-// taps is a network.Manager that keeps the names of taps.
-type taps struct {
-	mu    sync.Mutex
-	names map[string]bool
-	fail  func(method string) error // nil: nothing fails
-}
-
-func (m *taps) do(ctx context.Context, method string, f func()) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.fail != nil {
-		if err := m.fail(method); err != nil {
-			return err
-		}
+// forgetTaps is a host that lost its power: taps don't outlive it.
+func (n *node) forgetTaps() {
+	for _, t := range n.net.Desired().Taps {
+		n.net.RemoveTap(t.Name)
 	}
-	if m.names == nil {
-		m.names = map[string]bool{}
-	}
-	f()
-	return ctx.Err()
-}
-
-func (m *taps) Apply(ctx context.Context, d network.Desired) (network.Report, error) {
-	return network.Report{}, m.do(ctx, "Apply", func() {
-		clear(m.names)
-		for _, t := range d.Taps {
-			m.names[t.Name] = true
-		}
-	})
-}
-
-func (m *taps) Plug(ctx context.Context, _ network.Bridge, t network.Tap) error {
-	return m.do(ctx, "Plug", func() { m.names[t.Name] = true })
-}
-
-func (m *taps) Unplug(ctx context.Context, tap string) error {
-	return m.do(ctx, "Unplug", func() { delete(m.names, tap) })
-}
-
-func (m *taps) Inspect(context.Context) (network.Desired, error) { return network.Desired{}, nil }
-func (m *taps) Close() error                                     { return nil }
-
-func (m *taps) list() map[string]bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return maps.Clone(m.names)
 }
 
 // disks are Disks that keep ids.

@@ -84,7 +84,6 @@ func (u Use) Minus(o Use) Use {
 var (
 	Instances = state.NewTable("instance", func(i Instance) string { return i.ID },
 		state.Index("project", func(i Instance) []string { return []string{i.ProjectID} }),
-		state.Index("reservation", func(i Instance) []string { return []string{i.ReservationID} }),
 		state.Index("host", func(i Instance) []string {
 			if i.HostID == "" {
 				return nil

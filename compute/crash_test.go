@@ -13,6 +13,7 @@ import (
 
 	"github.com/dewpoint-cloud/dewpoint/compute"
 	"github.com/dewpoint-cloud/dewpoint/compute/fakecompute"
+	"github.com/dewpoint-cloud/dewpoint/network/fakenetwork"
 	"github.com/dewpoint-cloud/dewpoint/state/operation"
 	"github.com/dewpoint-cloud/dewpoint/state/operation/optest"
 )
@@ -108,12 +109,12 @@ func TestCrashes(t *testing.T) {
 		"hard reboot": {begin: act(launched, func(w *crashing) error { return w.service.Reboot(w.ctx, w.id, true) }), want: compute.StateActive},
 		"hard reboot without a domain": {begin: act(launched, func(w *crashing) error {
 			w.nodes[0].host.Remove(w.id)
-			w.nodes[0].taps.names = nil
+			w.nodes[0].forgetTaps()
 			return w.service.Reboot(w.ctx, w.id, true)
 		}), want: compute.StateActive},
 		"start after the host was reset": {begin: act(stopped, func(w *crashing) error {
 			w.nodes[0].host.Remove(w.id)
-			w.nodes[0].taps.names = nil
+			w.nodes[0].forgetTaps()
 			return w.service.Start(w.ctx, w.id)
 		}), want: compute.StateActive},
 		"terminate stopped":        {begin: act(stopped, terminate)},
@@ -137,7 +138,7 @@ func TestCrashesOfLaunchesThatFail(t *testing.T) {
 	}
 	for name, spoil := range map[string]func(n *node){
 		"disks":   func(n *node) { n.disks.fail = only("Make") },
-		"network": func(n *node) { n.taps.fail = only("Plug") },
+		"network": func(n *node) { n.net.Inject(fakenetwork.Fault{Method: fakenetwork.MethodPlug, Err: broken}) },
 		"domain":  func(n *node) { n.host.Inject(fakecompute.Fault{Method: fakecompute.MethodCreate, Err: broken}) },
 		"domain after": func(n *node) {
 			n.host.Inject(fakecompute.Fault{Method: fakecompute.MethodCreate, Err: broken, After: true})

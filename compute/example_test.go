@@ -12,6 +12,7 @@ import (
 	"github.com/dewpoint-cloud/dewpoint/compute/fakecompute"
 	"github.com/dewpoint-cloud/dewpoint/image"
 	"github.com/dewpoint-cloud/dewpoint/network"
+	"github.com/dewpoint-cloud/dewpoint/network/fakenetwork"
 	"github.com/dewpoint-cloud/dewpoint/queue/memqueue"
 	"github.com/dewpoint-cloud/dewpoint/scheduler"
 	"github.com/dewpoint-cloud/dewpoint/state"
@@ -42,7 +43,7 @@ func Example() {
 	}
 
 	// The host: in a real one, compute/libvirt, network/linux and compute.ImageDisks.
-	ports, err := network.NewAgent(network.AgentConfig{Store: store, HostID: "h1", Manager: &taps{}})
+	ports, err := network.NewAgent(network.AgentConfig{Store: store, HostID: "h1", Manager: fakenetwork.New(fakenetwork.Config{})})
 	if err != nil {
 		log.Fatal(err)
 	}

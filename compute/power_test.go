@@ -112,7 +112,7 @@ func TestAfterTheHostRestartedInstancesAreStoppedWithAReason(t *testing.T) {
 			if transient {
 				n.host.Remove(id)
 			}
-			n.taps.names = nil
+			n.forgetTaps()
 			stop = c.start(t)
 			synctest.Wait()
 			i := c.get(t, id)
