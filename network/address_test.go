@@ -124,12 +124,12 @@ func TestEachAddressIsGivenOnce(t *testing.T) {
 		})
 	}
 	all.Wait()
+	later := lan()
+	later.Name, later.Bridge = "later", "br101"
+	await(t, two[1], create(t, s, later).ID, true) // both stores have seen all that came before it
 	ports, addresses := audit(t, two[0])
 	require.Equal(t, len(held), ports)
 	require.Equal(t, ports, addresses)
-	n2 := lan()
-	n2.Name, n2.Bridge = "later", "br101"
-	await(t, two[1], create(t, s, n2).ID, true) // so the other store has seen all that came before
 	for ports < 29 { // every one that is free can be had, whatever the hints say
 		require.NoError(t, two[1].Update(t.Context(), func(tx *state.Tx) error {
 			_, err := hints[1].Allocate(tx, network.PortRequest{NetworkID: n.ID, ProjectID: "p"})

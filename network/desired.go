@@ -3,6 +3,7 @@ package network
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/containerd/errdefs"
 )
@@ -67,8 +68,8 @@ func (d Desired) Validate() error {
 			return bad("tap %s: Bridge %q is not one of the %d bridges", t.Name, t.Bridge, len(d.Bridges))
 		case len(t.MAC) != 6 || t.MAC[0]&1 != 0:
 			return bad("tap %s: MAC %v is not a unicast address of 6 bytes", t.Name, t.MAC)
-		case len(t.Port) > maxPort:
-			return bad("tap %s: Port has %d bytes, at most %d are possible", t.Name, len(t.Port), maxPort)
+		case len(t.Port) > maxPort || strings.ContainsFunc(t.Port, func(r rune) bool { return r <= ' ' || r > '~' }):
+			return bad("tap %s: Port %q must be at most %d printable ASCII characters without spaces", t.Name, t.Port, maxPort)
 		}
 		addresses := []string{t.MAC.String()}
 		for _, ip := range t.IPs {
