@@ -9,8 +9,9 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// Revision counts the batches a log has committed. The first batch is revision 1; 0 means "before everything", and
-// in a [Guard], "must not exist".
+// Revision numbers the batches a log has committed: a later batch has a higher one. A log with numbers of its own counts,
+// and its first batch is revision 1; one that shares its numbers with others, as etcd's are shared by all that is in it, leaves
+// some out. 0 means "before everything", and in a [Guard], "must not exist".
 type Revision uint64
 
 // Op is one change to one key: a new value, or its removal.
@@ -29,7 +30,7 @@ type Guard struct {
 
 // Batch is what a log commits and yields: changes that happen together or not at all.
 type Batch struct {
-	Rev      Revision // set by the log
+	Rev      Revision // set by the log; a snapshot's is that of the last batch in it, 0 if there is none
 	Snapshot bool     // Ops are the whole state at Rev and replace all the follower knew
 	Guards   []Guard  // conditions of a commit; empty in what Follow yields
 	Ops      []Op     // at most one per key
@@ -44,8 +45,9 @@ type Batch struct {
 //
 // package statetest holds the conformance suite: one row for each sentence below.
 type Log interface {
-	// Commit appends b when every guard in it still holds and returns the revision it got, one above the
-	// revision before. The batch is durable, and in every later Follow, before Commit returns.
+	// Commit appends b when every guard in it still holds and returns the revision it got, which is above that
+	// of every batch before, and one above it if the log counts by itself. The batch is durable, and in every later
+	// Follow, before Commit returns.
 	//
 	// A guard that no longer holds is [ErrConflict], and nothing was written. A batch with no operations, an
 	// empty key, or two operations on one key is an invalid argument. A context that ends before the append

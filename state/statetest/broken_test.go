@@ -74,8 +74,9 @@ type kept struct {
 
 func (k *kept) Close() error { k.shut = true; return nil }
 
-func faults() map[string]func() Subject {
-	mem := func() *memstate.Log { return memstate.New(memstate.Config{History: 8}) }
+// faults are logs with one fault each, which remember so many batches.
+func faults(history int) map[string]func() Subject {
+	mem := func() *memstate.Log { return memstate.New(memstate.Config{History: history}) }
 	simple := func(f func(log *memstate.Log) state.Log) func() Subject {
 		return func() Subject { return Subject{Log: f(mem())} }
 	}
@@ -411,7 +412,7 @@ func faults() map[string]func() Subject {
 
 // The suite finds what logs get wrong.
 func TestBrokenLogsAreFound(t *testing.T) {
-	for name, fault := range faults() {
+	for name, fault := range faults(8) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			open := func(string) (Subject, error) { return fault(), nil }
@@ -433,7 +434,7 @@ func TestTheModelFindsBrokenLogs(t *testing.T) {
 		"a snapshot lacks a key", "a snapshot has the revision of now everywhere", "skips a batch when it yields", "a batch is yielded in two halves"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			fault := faults()[name]
+			fault := faults(8)[name]
 			for seed := range 200 {
 				p := plans.Example(seed)
 				if run(func(string) (Subject, error) { return fault(), nil }, p.row(), 100*time.Millisecond) != nil {

@@ -14,7 +14,7 @@ func commitRows() []row {
 	return []row{
 		{
 			name: "revisions",
-			rule: "Commit returns the revision it got, one above the revision before",
+			rule: "Commit returns the revision it got, which is above that of every batch before, and one above it if the log counts by itself",
 			check: func(ctx context.Context, b *bench) error {
 				for i := range 20 {
 					rev, err := b.commit(ctx, set("a", fmt.Sprint(i)))
@@ -104,7 +104,7 @@ func commitRows() []row {
 					return err
 				}
 				for range 2 {
-					durable, err := b.reopen()
+					durable, err := b.reopen(ctx)
 					if err != nil || !durable {
 						return err
 					}

@@ -108,7 +108,7 @@ func followRows() []row {
 				if err := b.fill(ctx, 3); err != nil {
 					return err
 				}
-				if durable, err := b.reopen(); err != nil || !durable {
+				if durable, err := b.reopen(ctx); err != nil || !durable {
 					return err
 				}
 				want, err := b.now(ctx)

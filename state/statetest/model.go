@@ -63,7 +63,7 @@ func (p plan) row() row {
 			}
 			if s.Reopen {
 				lagging.stop()
-				if _, err := b.reopen(); err != nil {
+				if _, err := b.reopen(ctx); err != nil {
 					return err
 				}
 				lagging = b.follow(ctx, lagging.mirror)

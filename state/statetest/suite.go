@@ -31,6 +31,9 @@ type Subject struct {
 	// Reopen opens what Log has left behind; the suite has closed Log, or the log that Reopen returned before. Nil says
 	// that the log is gone with its Close.
 	Reopen func() (state.Log, error)
+	// Gaps says that the log leaves out revisions. The suite then counts its batches, and the log must remember some hundred of
+	// them for a follower from the last revision it saw.
+	Gaps bool
 }
 
 // row is one sentence of the contract.
@@ -83,15 +86,18 @@ func run(open func(dir string) (Subject, error), r row, patience time.Duration) 
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
-	b := &bench{s}
-	defer func() { err = errors.Join(err, b.Log.Close()) }()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
+	b := &bench{s}
+	if s.Gaps {
+		b.Log = newCounted(ctx, s.Log, nil)
+	}
+	defer func() { err = errors.Join(err, b.Log.Close()) }()
 	return r.check(ctx, b)
 }
 
 // reopen closes the log and opens what it left. It returns false if nothing is left of such a log.
-func (b *bench) reopen() (bool, error) {
+func (b *bench) reopen(ctx context.Context) (bool, error) {
 	if b.Reopen == nil {
 		return false, nil
 	}
@@ -101,6 +107,9 @@ func (b *bench) reopen() (bool, error) {
 	log, err := b.Reopen()
 	if err != nil {
 		return true, fmt.Errorf("open again: %w", err)
+	}
+	if c, ok := b.Log.(*counted); ok {
+		log = newCounted(ctx, log, c.revs)
 	}
 	b.Log = log
 	return true, nil
