@@ -216,13 +216,13 @@ func rows() []row {
 				over, cancel := context.WithCancel(ctx)
 				cancel()
 				if _, err := m.Apply(over, some()); !errors.Is(err, context.Canceled) {
-					return fmt.Errorf("Apply: %v", err)
+					return fmt.Errorf("an Apply: %v", err)
 				}
 				if err := m.Plug(over, bridge(1), tap(1, 1)); !errors.Is(err, context.Canceled) {
-					return fmt.Errorf("Plug: %v", err)
+					return fmt.Errorf("a Plug: %v", err)
 				}
 				if err := m.Unplug(over, "tap1-1"); !errors.Is(err, context.Canceled) {
-					return fmt.Errorf("Unplug: %v", err)
+					return fmt.Errorf("an Unplug: %v", err)
 				}
 				return apply(ctx, m, some())
 			}},
