@@ -282,6 +282,7 @@ func TestForgeriesReachNoOne(t *testing.T) {
 	// The test would see them: without the filter, some of each kind arrive.
 	require.NoError(t, ns.Do(func() error { return exec.Command("nft", "delete", "table", "bridge", tableName).Run() }))
 	for _, class := range classes {
+		b.send(t, ethernet(broadcast, b.MAC, 0x0806, arp(1, b.MAC, other, gateway, nil))) // the bridge may have believed a forgery
 		for range 50 {
 			a.send(t, class.frame())
 		}
