@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -165,9 +166,42 @@ func (c *call) routes(ctx context.Context, l *nic, family uint8) ([]route, error
 		if table == unix.RT_TABLE_LOCAL || kind != unix.RTN_UNICAST || flags&unix.RTM_F_CLONED != 0 || local {
 			continue // every link has these
 		}
-		all = append(all, r)
+		if family == unix.AF_INET6 {
+			all = append(all, r.split(l.index)...)
+		} else {
+			all = append(all, r)
+		}
 	}
 	return all, nil
+}
+
+// split returns the routes through a link that an IPv6 route with several hops is made of. To the kernel they are routes of
+// their own, which it shows as one: so it shows a route and its copy on another link, of which one alone is to go.
+func (r route) split(link uint32) []route {
+	at := slices.IndexFunc(r.raw, func(a netlink.Attribute) bool { return a.Type == unix.RTA_MULTIPATH })
+	if at < 0 {
+		return []route{r}
+	}
+	rest := slices.Delete(slices.Clone(r.raw), at, at+1)
+	var all []route
+	for hops := r.raw[at].Data; len(hops) >= unix.SizeofRtNexthop; {
+		size := int(binary.NativeEndian.Uint16(hops))
+		if size < unix.SizeofRtNexthop || size > len(hops) {
+			break
+		}
+		if binary.NativeEndian.Uint32(hops[4:]) == link {
+			one := r
+			one.raw = append(slices.Clone(rest), netlink.Attribute{Type: unix.RTA_OIF, Data: hops[4:8]})
+			if ad, err := netlink.NewAttributeDecoder(hops[unix.SizeofRtNexthop:size]); err == nil {
+				for ad.Next() {
+					one.raw = append(one.raw, netlink.Attribute{Type: ad.Type(), Data: ad.Bytes()})
+				}
+			}
+			all = append(all, one)
+		}
+		hops = hops[min(len(hops), (size+3)&^3):]
+	}
+	return all
 }
 
 // nexthopID is the attribute of a route whose nexthop is an object of its own (RTA_NH_ID).
