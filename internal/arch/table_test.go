@@ -27,7 +27,7 @@ var house = []line{
 	{path: "internal/benchline"},
 	{path: "internal/netnstest", ours: []string{"internal/testneed"}, outside: map[string]string{
 		"github.com/vishvananda/netns": "makes network namespaces", "golang.org/x/sys": linux,
-		"github.com/mdlayher/netlink": netlinks, "github.com/jsimonetti/rtnetlink/v2": netlinks,
+		"github.com/mdlayher/netlink": netlinks,
 		"github.com/mdlayher/packet": "frames as a guest sends them"}},
 
 	// Floor 0: records and transactions; messages.
@@ -70,7 +70,7 @@ var house = []line{
 	{path: "network/dhcp", ours: []string{"network"}, outside: map[string]string{
 		"github.com/insomniacslk/dhcp": "the format of DHCP, with its years of hostile packets",
 		"github.com/mdlayher/packet":   "answers to clients that have no address yet", "github.com/mdlayher/netlink": netlinks,
-		"github.com/jsimonetti/rtnetlink/v2": netlinks, "golang.org/x/net": "filters on sockets", "golang.org/x/sys": linux}},
+		"golang.org/x/net": "filters on sockets", "golang.org/x/sys": linux}},
 	{path: "network/fakenetwork", ours: []string{"network"}},
 	{path: "network/networktest", ours: []string{"network"}},
 	// It asks auth whether its caller may see and disable hosts.
@@ -122,7 +122,6 @@ var inTests = map[string]string{
 	"github.com/insomniacslk/dhcp":        "plays a guest that wants an address",
 	"github.com/mdlayher/packet":          "plays a guest that sends what it likes",
 	"github.com/mdlayher/netlink":         "looks at what the kernel has",
-	"github.com/jsimonetti/rtnetlink/v2":  "looks at what the kernel has",
 	"github.com/google/nftables":          "looks at what the kernel has",
 	"github.com/vishvananda/netns":        "a namespace for each test",
 	"github.com/digitalocean/go-libvirt":  "plays a libvirtd",
