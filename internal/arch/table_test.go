@@ -28,7 +28,7 @@ var house = []line{
 	{path: "internal/netnstest", ours: []string{"internal/testneed"}, outside: map[string]string{
 		"github.com/vishvananda/netns": "makes network namespaces", "golang.org/x/sys": linux,
 		"github.com/mdlayher/netlink": netlinks,
-		"github.com/mdlayher/packet": "frames as a guest sends them"}},
+		"github.com/mdlayher/packet":  "frames as a guest sends them"}},
 
 	// Floor 0: records and transactions; messages.
 	{path: "state/internal/feed"},
