@@ -18,7 +18,8 @@ func (c *call) apply(ctx context.Context, d network.Desired) error {
 	if err != nil {
 		return err
 	}
-	if err := c.applyFilter(ctx, d, links); err != nil {
+	hasFilter, err := c.applyFilter(ctx, d, links)
+	if err != nil {
 		return err
 	}
 	bridges, taps := map[string]network.Bridge{}, map[string]bool{}
@@ -78,25 +79,35 @@ func (c *call) apply(ctx context.Context, d network.Desired) error {
 			return ctx.Err()
 		}
 	}
+	// No tap is left that it would be for.
+	if hasFilter && empty(d) && c.problem == nil {
+		if err := c.commit(ctx, filterChange{drop: true}); err != nil {
+			return err
+		}
+		c.changed("filter removed")
+	}
 	return nil
 }
 
-// applyFilter makes the packet filter as d says.
-func (c *call) applyFilter(ctx context.Context, d network.Desired, links map[string]*nic) error {
+func empty(d network.Desired) bool { return len(d.Bridges)+len(d.Taps) == 0 }
+
+// applyFilter makes the packet filter as d says, and tells whether there is one then: a node that is to have nothing needs none
+// to be made.
+func (c *call) applyFilter(ctx context.Context, d network.Desired, links map[string]*nic) (there bool, err error) {
 	have, err := c.filter(ctx)
-	if err != nil {
-		return err
+	if err != nil || (have.problem == missing && empty(d)) {
+		return false, err
 	}
 	change, mended := planFilter(d, have)
 	if change.empty() {
-		return nil
+		return true, nil
 	}
 	if err := c.commit(ctx, change); err != nil {
-		return err
+		return true, err
 	}
 	if change.rebuild {
 		c.changed("filter made, as %s", have.problem)
-		return nil
+		return true, nil
 	}
 	wanted := map[string]bool{}
 	for _, t := range d.Taps {
@@ -110,34 +121,7 @@ func (c *call) applyFilter(ctx context.Context, d network.Desired, links map[str
 			c.changed("filter of tap %s removed", tap)
 		}
 	}
-	return nil
-}
-
-// planFilter is the difference between what d wants of the packet filter and what it has, and the taps that it concerns.
-func planFilter(d network.Desired, have filter) (change filterChange, taps []string) {
-	change.rebuild = have.problem != ""
-	want := make(map[element]bool, 3*len(d.Taps))
-	concerned := map[string]bool{}
-	for _, t := range d.Taps {
-		for _, e := range elements(t) {
-			want[e] = true
-			if change.rebuild || !have.elements[e] {
-				change.add = append(change.add, e)
-				concerned[t.Name] = true
-			}
-		}
-	}
-	if change.rebuild {
-		return change, slices.Sorted(maps.Keys(concerned))
-	}
-	for e := range have.elements {
-		if !want[e] {
-			change.remove = append(change.remove, e)
-			tap, _, _, _ := e.parse()
-			concerned[tap] = true
-		}
-	}
-	return change, slices.Sorted(maps.Keys(concerned))
+	return true, nil
 }
 
 func (c *call) filter(ctx context.Context) (filter, error) {

@@ -26,10 +26,15 @@ func mtu(b network.Bridge) int {
 // (BR_BOOLOPT_NO_LL_LEARN): they don't all pass the packet filter.
 const noLearning = 1 << 0
 
-// bridgeData is how our bridges are set up: there are no loops to look for, so a port forwards at once.
+// bridgeData is how our bridges are set up: there are no loops to look for, so a port forwards at once. A bridge that looks for
+// loops refuses such a delay: that it does not is a request of its own, before.
 func bridgeData(ae *netlink.AttributeEncoder) error {
-	ae.Uint32(unix.IFLA_BR_STP_STATE, 0)
 	ae.Uint32(unix.IFLA_BR_FORWARD_DELAY, 0)
+	return withoutSTP(ae)
+}
+
+func withoutSTP(ae *netlink.AttributeEncoder) error {
+	ae.Uint32(unix.IFLA_BR_STP_STATE, 0)
 	options := binary.NativeEndian.AppendUint32(nil, noLearning)
 	ae.Bytes(unix.IFLA_BR_MULTI_BOOLOPT, binary.NativeEndian.AppendUint32(options, noLearning)) // value, mask
 	return nil
@@ -163,6 +168,9 @@ func (c *call) setBridgeLink(ctx context.Context, b network.Bridge, want bridgeM
 		wrong = append(wrong, "its MTU was another")
 	}
 	if !l.hasBridgeData() {
+		if err := c.change(ctx, linkChange{index: l.index, kind: "bridge", data: withoutSTP}); err != nil {
+			return err
+		}
 		change.kind, change.data = "bridge", bridgeData
 		wrong = append(wrong, "its options were others")
 	}

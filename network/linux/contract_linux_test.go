@@ -1,16 +1,133 @@
 package linux
 
 import (
+	"context"
+	"fmt"
+	"os/exec"
+	"regexp"
+	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/dewpoint-cloud/dewpoint/internal/netnstest"
+	"github.com/dewpoint-cloud/dewpoint/internal/testneed"
 	"github.com/dewpoint-cloud/dewpoint/network"
 	"github.com/dewpoint-cloud/dewpoint/network/networktest"
 )
 
 func TestContract(t *testing.T) {
-	networktest.TestManager(t, func(t *testing.T) networktest.Open {
-		ns := netnstest.New(t)
-		return func() (network.Manager, error) { return New(Config{NetNS: ns.Path()}) }
+	networktest.TestManager(t, func(t *testing.T) networktest.Env {
+		ns, _ := withCard(t)
+		sh(t, ns, "nft add table bridge theirs; nft add chain bridge theirs c '{ type filter hook forward priority 0; }'; nft add rule bridge theirs c accept")
+		return networktest.Env{
+			Open:   func() (network.Manager, error) { return New(Config{NetNS: ns.Path()}) },
+			Uplink: "card",
+			Foreign: func(name string) error {
+				_, err := run(ns, "ip link add "+name+" type bridge")
+				return err
+			},
+			Others: func() (string, error) { return others(ns) },
+			Hold: func(name string) (func(), error) {
+				k, err := dial(ns.Path())
+				if err != nil {
+					return nil, err
+				}
+				file, err := k.openTap(name)
+				if err != nil {
+					_ = k.close()
+					return nil, err
+				}
+				return func() { _, _ = file.close(), k.close() }, nil
+			},
+			Identity: func(link string) (string, error) { return run(ns, "ip -o link show dev "+link+" | cut -d: -f1") },
+			Drift: map[string]func(bridge, tap string) error{
+				"table deleted":        by(ns, "nft delete table bridge dewpoint"),
+				"element removed":      by(ns, `nft flush set bridge dewpoint ip4s`),
+				"tap deleted":          by(ns, "ip link del $TAP"),
+				"tap taken off":        by(ns, "ip link set $TAP nomaster"),
+				"tap down":             by(ns, "ip link set $TAP down"),
+				"tap in another group": by(ns, "ip link set $TAP group default"),
+				"mark of the tap":      by(ns, "ip link set $TAP alias ''"),
+				"MTU of the tap":       by(ns, "ip link set $TAP mtu 1000"),
+				"bridge deleted":       by(ns, "ip link del $BRIDGE"),
+				"bridge down":          by(ns, "ip link set $BRIDGE down"),
+				"bridge flushed":       by(ns, "ip addr flush dev $BRIDGE"),
+				"STP":                  by(ns, "ip link set $BRIDGE type bridge stp_state 1 forward_delay 1500"),
+				"learning":             by(ns, "ip link set $BRIDGE type bridge no_linklocal_learn 0"),
+				"mark of the bridge":   by(ns, "ip link set $BRIDGE alias hello"),
+				// What Plug does not look at, as it would cost more than one port.
+				"other: rule deleted":   by(ns, "nft flush chain bridge dewpoint arp_from_guest"),
+				"other: rule inserted":  by(ns, "nft insert rule bridge dewpoint from_guest accept"),
+				"other: rule added":     by(ns, "nft add chain bridge dewpoint more; nft add rule bridge dewpoint to_guest accept"),
+				"other: element added":  by(ns, `nft add element bridge dewpoint ip4s '{ "'$TAP'" . 52:54:00:99:01:01 . 10.1.1.1 }'`),
+				"other: stray element":  by(ns, `nft add element bridge dewpoint macs '{ "nosuchtap" . 52:54:00:99:01:01 }'`),
+				"other: stray bridge":   by(ns, `ip link add stray type bridge; ip link set stray alias 'dewpoint bridge'`),
+				"other: stray tap":      by(ns, `ip tuntap add stray mode tap; ip link set stray alias 'dewpoint tap'`),
+				"other: address added":  by(ns, "ip addr add 10.9.9.9/24 dev $BRIDGE"),
+				"other: chain replaced": by(ns, "nft flush chain bridge dewpoint prerouting; nft delete chain bridge dewpoint prerouting"),
+			},
+			Unguarded: func() ([]string, error) { return unguarded(ns) },
+		}
 	})
+}
+
+// run runs commands of a shell in the namespace, and returns what they say.
+func run(ns *netnstest.NS, commands string) (string, error) {
+	var said []byte
+	err := ns.Do(func() (err error) {
+		said, err = exec.Command("sh", "-e", "-c", commands).CombinedOutput()
+		return err
+	})
+	if err != nil {
+		err = fmt.Errorf("%s: %w: %s", commands, err, said)
+	}
+	return string(said), err
+}
+
+func sh(t testing.TB, ns *netnstest.NS, commands string) string {
+	t.Helper()
+	testneed.Tools(t, "ip", "nft")
+	said, err := run(ns, commands)
+	require.NoError(t, err)
+	return said
+}
+
+func by(ns *netnstest.NS, commands string) func(bridge, tap string) error {
+	return func(bridge, tap string) error {
+		_, err := run(ns, strings.NewReplacer("$BRIDGE", bridge, "$TAP", tap).Replace(commands))
+		return err
+	}
+}
+
+// others describes what is not ours in the namespace: links, addresses, routes, tables of the packet filter.
+func others(ns *netnstest.NS) (string, error) {
+	text, err := run(ns, `ip -o -d link; ip -o addr; ip route show table all; ip -6 route show table all; nft list ruleset`)
+	ours := regexp.MustCompile(`(?m)^.*(group 168506163[34]|nt-|dev (lo|far)|fe80:|ff00:).*\n`)
+	text = regexp.MustCompile(`(?s)table bridge dewpoint \{.*?\n\}\n`).ReplaceAllString(text, "")
+	return ours.ReplaceAllString(text, ""), err
+}
+
+// unguarded names the taps of ours that the packet filter lets through.
+func unguarded(ns *netnstest.NS) (taps []string, err error) {
+	k, err := dial(ns.Path())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = k.close() }()
+	c := &call{wire: k}
+	links, err := c.links(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	f, err := k.filter()
+	if err != nil {
+		return nil, err
+	}
+	for name, l := range links {
+		if l.isTap() && l.master != 0 && (l.group != tapGroup || f.problem != "") {
+			taps = append(taps, name)
+		}
+	}
+	return taps, nil
 }

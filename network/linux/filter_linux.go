@@ -9,20 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// filter is our table as the kernel has it.
-type filter struct {
-	problem  string // what is wrong with the chains and rules; "": nothing
-	elements map[element]bool
-}
-
-// filterChange is one transaction.
-type filterChange struct {
-	rebuild     bool // make the table anew, with what add says
-	add, remove []element
-}
-
-func (c filterChange) empty() bool { return !c.rebuild && len(c.add)+len(c.remove) == 0 }
-
 func (k *kernel) filter() (filter, error) {
 	f := filter{elements: map[element]bool{}}
 	problem, err := k.compareChains()
@@ -59,7 +45,7 @@ func (k *kernel) compareChains() (problem string, err error) {
 		}
 	}
 	if len(found) == 0 {
-		return "it is missing", nil
+		return missing, nil
 	}
 	all := chains()
 	if len(found) != len(all) {
@@ -109,9 +95,11 @@ func (k *kernel) commit(c filterChange) error {
 	for _, s := range sets() {
 		ids[s.name] = s.kernel()
 	}
-	if c.rebuild {
-		k.nft.AddTable(t)
+	if c.drop || c.rebuild {
+		k.nft.AddTable(t) // so that there is one to delete
 		k.nft.DelTable(t)
+	}
+	if c.rebuild {
 		k.nft.AddTable(t)
 		for _, s := range sets() {
 			if err := k.nft.AddSet(ids[s.name], nil); err != nil {

@@ -63,5 +63,5 @@ func TestApplyPlugUnplug(t *testing.T) {
 	require.Equal(t, desired(2), got)
 	report, err = m.Apply(ctx, network.Desired{})
 	require.NoError(t, err)
-	require.Equal(t, []string{"tap dp0.2 removed", "bridge br100 removed"}, report.Changes)
+	require.Equal(t, []string{"tap dp0.2 removed", "bridge br100 removed", "filter removed"}, report.Changes)
 }

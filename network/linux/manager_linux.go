@@ -182,7 +182,7 @@ func (c *call) inspect(ctx context.Context) (d network.Desired, err error) {
 		// The order of the addresses is in the mark alone; that they are in force, in the sets alone.
 		said, t := parseTapMark(l.alias), facts[l.name]
 		slices.SortFunc(t.IPs, func(a, b netip.Addr) int {
-			return cmp.Or(cmp.Compare(slices.Index(said.ips, a), slices.Index(said.ips, b)), a.Compare(b))
+			return cmp.Or(cmp.Compare(said.position(a), said.position(b)), a.Compare(b))
 		})
 		t.Name, t.Bridge, t.Port = l.name, names[l.master], said.port
 		d.Taps = append(d.Taps, t)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/dewpoint-cloud/dewpoint/network"
@@ -74,6 +75,14 @@ func (m tapMark) String() string {
 		text = text[:strings.LastIndexByte(text[:maxAlias-len(" cut=true")+1], ',')] + " cut=true"
 	}
 	return text
+}
+
+// position is where the mark has an address, and at the end for one that it has not.
+func (m tapMark) position(a netip.Addr) int {
+	if at := slices.Index(m.ips, a); at >= 0 {
+		return at
+	}
+	return len(m.ips)
 }
 
 func parseTapMark(alias string) (m tapMark) {

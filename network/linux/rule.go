@@ -116,10 +116,14 @@ func (r rule) String() string {
 	return strings.Join(append(parts, r.verdict), " ")
 }
 
-// comment is what the kernel keeps with the rule: two rules with the same comment are the same.
+// comment is what the kernel keeps with the rule: two rules with the same comment do the same.
 func (r rule) comment() string {
-	sum := sha256.Sum256([]byte(r.String()))
-	return strings.TrimSpace(fmt.Sprintf("%s [%s]", r.why, hex.EncodeToString(sum[:4])))
+	sum := sha256.New()
+	for _, m := range r.matches {
+		fmt.Fprintln(sum, m.fields, m.mask, m.op, m.value, m.set)
+	}
+	fmt.Fprint(sum, r.verdict)
+	return strings.TrimSpace(fmt.Sprintf("%s [%s]", r.why, hex.EncodeToString(sum.Sum(nil)[:4])))
 }
 
 // String is the chain as nft writes it.

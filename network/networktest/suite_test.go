@@ -2,105 +2,310 @@ package networktest
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"regexp"
+	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/dewpoint-cloud/dewpoint/network"
 	"github.com/dewpoint-cloud/dewpoint/network/fakenetwork"
 )
 
-func fakeNode(*testing.T) Open {
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func fakeEnv() (Env, *fakenetwork.Node) {
 	node := fakenetwork.NewNode()
-	return func() (network.Manager, error) { return fakenetwork.New(fakenetwork.Config{Node: node}), nil }
+	node.AddLink("eth1")
+	return Env{
+		Open:    func() (network.Manager, error) { return fakenetwork.New(fakenetwork.Config{Node: node}), nil },
+		Uplink:  "eth1",
+		Foreign: func(name string) error { node.AddLink(name); return nil },
+		Others:  func() (string, error) { return fmt.Sprint(node.Links()), nil },
+		Hold:    func(string) (func(), error) { return func() {}, nil },
+		Identity: func(link string) (string, error) {
+			return fmt.Sprint(node.Index(link)), nil
+		},
+		Drift: map[string]func(bridge, tap string) error{
+			"tap removed":    func(_, tap string) error { node.RemoveTap(tap); return nil },
+			"bridge removed": func(bridge, _ string) error { node.RemoveBridge(bridge); return nil },
+			"tap changed": func(_, tap string) error {
+				node.Change(tap, func(t *network.Tap) { t.IPs = []netip.Addr{netip.MustParseAddr("192.0.2.1")} })
+				return nil
+			},
+		},
+		Unguarded: func() ([]string, error) { return nil, nil },
+	}, node
 }
 
-func TestTheFakeKeepsTheContract(t *testing.T) { TestManager(t, fakeNode) }
+func TestFake(t *testing.T) {
+	TestManager(t, func(*testing.T) Env { env, _ := fakeEnv(); return env })
+}
 
-// broken is a fake with one fault.
+// TestBareEnv runs the suite with nothing that is optional.
+func TestBareEnv(t *testing.T) {
+	TestManager(t, func(*testing.T) Env { env, _ := fakeEnv(); return Env{Open: env.Open} })
+}
+
+func TestRulesAreInTheContract(t *testing.T) {
+	source, err := os.ReadFile("../manager.go")
+	require.NoError(t, err)
+	contract := strings.Join(strings.Fields(regexp.MustCompile(`(?m)^\s*//`).ReplaceAllString(string(source), " ")), " ")
+	names := map[string]bool{}
+	for _, r := range rows() {
+		require.Contains(t, contract, r.rule, r.name)
+		require.False(t, names[r.name], "two rows are named %q", r.name)
+		names[r.name] = true
+	}
+}
+
+// broken is a manager with one thing wrong.
 type broken struct {
 	network.Manager
-	apply  func(ctx context.Context, m network.Manager, d network.Desired) (network.Report, error)
-	plug   func(ctx context.Context, m network.Manager, b network.Bridge, t network.Tap) error
-	unplug func(ctx context.Context, m network.Manager, tap string) error
+	apply   func(context.Context, network.Desired) (network.Report, error)
+	plug    func(context.Context, network.Bridge, network.Tap) error
+	unplug  func(context.Context, string) error
+	inspect func(context.Context) (network.Desired, error)
+	end     func() error
 }
 
-func (b broken) Apply(ctx context.Context, d network.Desired) (network.Report, error) {
-	if b.apply == nil {
-		return b.Manager.Apply(ctx, d)
-	}
-	return b.apply(ctx, b.Manager, d)
+func (b *broken) Apply(ctx context.Context, d network.Desired) (network.Report, error) {
+	return b.apply(ctx, d)
 }
-
-func (b broken) Plug(ctx context.Context, on network.Bridge, t network.Tap) error {
-	if b.plug == nil {
-		return b.Manager.Plug(ctx, on, t)
-	}
-	return b.plug(ctx, b.Manager, on, t)
+func (b *broken) Plug(ctx context.Context, on network.Bridge, t network.Tap) error {
+	return b.plug(ctx, on, t)
 }
+func (b *broken) Unplug(ctx context.Context, tap string) error               { return b.unplug(ctx, tap) }
+func (b *broken) Inspect(ctx context.Context) (d network.Desired, err error) { return b.inspect(ctx) }
+func (b *broken) Close() error                                               { return b.end() }
 
-func (b broken) Unplug(ctx context.Context, tap string) error {
-	if b.unplug == nil {
-		return b.Manager.Unplug(ctx, tap)
-	}
-	return b.unplug(ctx, b.Manager, tap)
-}
-
-func TestBrokenManagersAreCaught(t *testing.T) {
+func TestSuiteFindsBrokenManagers(t *testing.T) {
+	type manager = network.Manager
 	for _, c := range []struct {
-		row string
-		m   broken
+		fault string
+		rows  []string // which must fail
+		spoil func(b *broken, m manager, node *fakenetwork.Node)
 	}{
-		{"apply", broken{apply: func(ctx context.Context, m network.Manager, d network.Desired) (network.Report, error) {
-			had, _ := m.Inspect(ctx)
-			if len(d.Taps) < len(had.Taps) { // removes nothing
-				return network.Report{}, nil
+		{"apply adds nothing to what is there", []string{"apply adds", "apply mends what differs"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.apply = func(ctx context.Context, d network.Desired) (network.Report, error) {
+				if len(node.Desired().Taps) > 0 {
+					return network.Report{}, nil
+				}
+				return m.Apply(ctx, d)
 			}
-			return m.Apply(ctx, d)
-		}}},
-		{"twice", broken{apply: func(ctx context.Context, m network.Manager, d network.Desired) (network.Report, error) {
-			r, err := m.Apply(ctx, d)
-			r.Changes = append(r.Changes, "always something")
-			return r, err
-		}}},
-		{"contradiction", broken{apply: func(ctx context.Context, m network.Manager, d network.Desired) (network.Report, error) {
-			r, err := m.Apply(ctx, d)
-			if err != nil {
-				_, _ = m.Apply(ctx, network.Desired{})
+		}},
+		{"apply removes nothing", []string{"apply removes"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.apply = func(ctx context.Context, d network.Desired) (network.Report, error) {
+				if had := node.Desired(); len(d.Taps) < len(had.Taps) {
+					d = had
+				}
+				return m.Apply(ctx, d)
 			}
-			return r, err
-		}}},
-		{"uplink", broken{apply: func(ctx context.Context, m network.Manager, d network.Desired) (network.Report, error) {
-			r, err := m.Apply(ctx, d)
-			if err != nil {
-				_ = m.Unplug(ctx, d.Taps[0].Name)
+		}},
+		{"apply makes all anew", []string{"a tap held open keeps its identity", "what is right is not made anew"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.apply = func(ctx context.Context, d network.Desired) (network.Report, error) {
+				for _, t := range d.Taps {
+					node.RemoveTap(t.Name)
+				}
+				return m.Apply(ctx, d)
 			}
-			return r, err
-		}}},
-		{"plug", broken{plug: func(ctx context.Context, m network.Manager, b network.Bridge, t network.Tap) error {
-			t.IPs = nil
-			return m.Plug(ctx, b, t)
-		}}},
-		{"plug as apply", broken{plug: func(context.Context, network.Manager, network.Bridge, network.Tap) error { return nil }}},
-		{"unplug", broken{unplug: func(context.Context, network.Manager, string) error { return nil }}},
-		{"context", broken{plug: func(ctx context.Context, m network.Manager, b network.Bridge, t network.Tap) error {
-			return m.Plug(context.WithoutCancel(ctx), b, t)
-		}}},
-		{"concurrent", broken{plug: func(ctx context.Context, m network.Manager, b network.Bridge, t network.Tap) error {
-			if t.Name == "tap1-15" {
+		}},
+		{"apply always reports something", []string{"apply twice", "inspect an empty node"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.apply = func(ctx context.Context, d network.Desired) (network.Report, error) {
+				r, err := m.Apply(ctx, d)
+				r.Changes = append(r.Changes, "something")
+				return r, err
+			}
+		}},
+		{"apply reports nothing", []string{"apply reports", "drift"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.apply = func(ctx context.Context, d network.Desired) (network.Report, error) {
+				_, err := m.Apply(ctx, d)
+				return network.Report{}, err
+			}
+		}},
+		{"apply looks at its memory, not at the node", []string{"drift"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			var last string
+			b.apply = func(ctx context.Context, d network.Desired) (network.Report, error) {
+				if last == fmt.Sprint(d) {
+					return network.Report{}, nil
+				}
+				last = fmt.Sprint(d)
+				return m.Apply(ctx, d)
+			}
+		}},
+		{"apply sweeps up before it refuses", []string{"contradictions"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.apply = func(ctx context.Context, d network.Desired) (network.Report, error) {
+				r, err := m.Apply(ctx, d)
+				if errdefs.IsInvalidArgument(err) {
+					node.RemoveTap(tap(1, 1).Name)
+				}
+				return r, err
+			}
+		}},
+		{"apply takes the last of two taps of one name", []string{"contradictions"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.apply = func(ctx context.Context, d network.Desired) (network.Report, error) {
+				if len(d.Taps) == 3 && d.Taps[1].Name == d.Taps[2].Name {
+					return network.Report{}, nil
+				}
+				return m.Apply(ctx, d)
+			}
+		}},
+		{"apply stops where an uplink is missing", []string{"an uplink that is not there"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.apply = func(ctx context.Context, d network.Desired) (network.Report, error) {
+				for _, bridge := range d.Bridges {
+					if strings.Contains(bridge.Uplink, "nowhere") {
+						return network.Report{}, fmt.Errorf("uplink %s: %w", bridge.Uplink, errdefs.ErrNotFound)
+					}
+				}
+				return m.Apply(ctx, d)
+			}
+		}},
+		{"apply does not name the uplink", []string{"an uplink that is not there"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.apply = func(ctx context.Context, d network.Desired) (network.Report, error) {
+				r, err := m.Apply(ctx, d)
+				if errdefs.IsNotFound(err) {
+					err = errdefs.ErrNotFound
+				}
+				return r, err
+			}
+		}},
+		{"apply takes links of others", []string{"links of others"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.apply = func(ctx context.Context, d network.Desired) (network.Report, error) {
+				node.RemoveLink(bridge(1).Name)
+				return m.Apply(ctx, d)
+			}
+		}},
+		{"an uplink is lost with its bridge", []string{"others are left alone", "an uplink comes and goes"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.apply = func(ctx context.Context, d network.Desired) (network.Report, error) {
+				had := node.Desired().Bridges
+				r, err := m.Apply(ctx, d)
+				if len(had) > 0 && had[0].Uplink != "" && (len(d.Bridges) == 0 || d.Bridges[0].Uplink == "") {
+					node.RemoveLink(had[0].Uplink)
+				}
+				return r, err
+			}
+		}},
+		{"inspect does not sort", []string{"inspect"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.inspect = func(ctx context.Context) (network.Desired, error) {
+				d, err := m.Inspect(ctx)
+				if len(d.Taps) > 1 {
+					d.Taps[0], d.Taps[1] = d.Taps[1], d.Taps[0]
+				}
+				return d, err
+			}
+		}},
+		{"inspect cuts long lists of addresses", []string{"inspect a port with many addresses"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.inspect = func(ctx context.Context) (network.Desired, error) {
+				d, err := m.Inspect(ctx)
+				for i := range d.Taps {
+					d.Taps[i].IPs = d.Taps[i].IPs[:min(10, len(d.Taps[i].IPs))]
+				}
+				return d, err
+			}
+		}},
+		{"plug does nothing", []string{"plug", "plug is apply", "plug after drift", "plug with an uplink", "many at once"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.plug = func(ctx context.Context, on network.Bridge, t network.Tap) error { return ctx.Err() }
+		}},
+		{"plug leaves a tap that is there as it is", []string{"plug", "plug is apply", "plug after drift"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.plug = func(ctx context.Context, on network.Bridge, t network.Tap) error {
+				if _, there := node.Tap(t.Name); there {
+					return ctx.Err()
+				}
+				return m.Plug(ctx, on, t)
+			}
+		}},
+		{"plug does not look at the bridge's name", []string{"plug refuses"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.plug = func(ctx context.Context, on network.Bridge, t network.Tap) error {
+				t.Bridge = on.Name
+				return m.Plug(ctx, on, t)
+			}
+		}},
+		{"unplug does nothing", []string{"unplug", "unplug what is held open", "many at once"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.unplug = func(ctx context.Context, tap string) error { return ctx.Err() }
+		}},
+		{"unplug is not idempotent", []string{"unplug", "unplug a link of others"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.unplug = func(ctx context.Context, tap string) error {
+				if _, there := node.Tap(tap); !there && ctx.Err() == nil {
+					return errdefs.ErrNotFound
+				}
+				return m.Unplug(ctx, tap)
+			}
+		}},
+		{"unplug takes links of others", []string{"unplug a link of others"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.unplug = func(ctx context.Context, tap string) error {
+				node.RemoveLink(tap)
+				return m.Unplug(ctx, tap)
+			}
+		}},
+		{"close takes the network down", []string{"close changes nothing"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.end = func() error {
+				_, err := m.Apply(context.Background(), network.Desired{})
+				return err
+			}
+		}},
+		{"the context's error is wrapped", []string{"a context that ended"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.unplug = func(ctx context.Context, tap string) error {
+				if err := m.Unplug(ctx, tap); err != nil {
+					return fmt.Errorf("unplug: %w", err)
+				}
 				return nil
 			}
-			return m.Plug(ctx, b, t)
-		}}},
-	} {
-		caught := false
-		for _, r := range rows() {
-			if r.name == c.row {
-				m := c.m
-				m.Manager = fakenetwork.New(fakenetwork.Config{})
-				caught = check(t.Context(), func() (network.Manager, error) { return m, nil }, r) != nil
+		}},
+		{"the context is not looked at", []string{"a context that ended"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.plug = func(ctx context.Context, on network.Bridge, t network.Tap) error {
+				return m.Plug(context.WithoutCancel(ctx), on, t)
 			}
+		}},
+		{"an apply that was cut short is not mended", []string{"a context that ends during an apply"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			first := true
+			b.apply = func(ctx context.Context, d network.Desired) (network.Report, error) {
+				if first && len(d.Taps) > 1 {
+					first = false
+					_, err := m.Apply(context.WithoutCancel(ctx), network.Desired{Bridges: d.Bridges, Taps: d.Taps[1:]})
+					return network.Report{}, errors.Join(err, context.DeadlineExceeded)
+				}
+				if len(d.Taps) > 1 {
+					d.Taps = d.Taps[1:]
+				}
+				return m.Apply(ctx, d)
+			}
+		}},
+	} {
+		t.Run(c.fault, func(t *testing.T) {
+			t.Parallel()
+			for _, name := range c.rows {
+				env, node := fakeEnv()
+				env.Open = func() (network.Manager, error) {
+					m := fakenetwork.New(fakenetwork.Config{Node: node})
+					b := &broken{Manager: m, apply: m.Apply, plug: m.Plug, unplug: m.Unplug, inspect: m.Inspect, end: m.Close}
+					c.spoil(b, m, node)
+					return b, nil
+				}
+				found := false
+				for _, r := range rows() {
+					if r.name == name {
+						found = true
+						require.Error(t, r.run(t.Context(), env), "row %q did not notice", name)
+					}
+				}
+				require.True(t, found, "no row %q", name)
+			}
+		})
+	}
+}
+
+func TestTapsWithoutFilterAreSeen(t *testing.T) {
+	env, _ := fakeEnv()
+	env.Unguarded = func() ([]string, error) { return []string{"nt-1-1"}, nil }
+	for _, r := range rows() {
+		if r.name == "plug" || r.name == "apply twice" {
+			require.ErrorContains(t, r.run(t.Context(), env), "without their filter")
 		}
-		require.True(t, caught, "a manager that breaks the row %q passes it", c.row)
 	}
 }
