@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -19,27 +20,44 @@ type update struct {
 	spoilt   error // the panic's, or that of changes that could not be taken back
 }
 
-// Limits of one group of updates. A log with a smaller limit for a batch says so by a method Limits.
+// Limits of one group of updates. A log with smaller limits for a batch is a [Limited].
 const (
 	maxGroup      = 512
-	maxGroupOps   = 4096
+	maxGroupOps   = 4096 // and as many guards
 	commitTimeout = 30 * time.Second
 )
 
+// Limits is the most that one batch may have. A field that is 0 is no limit.
+type Limits struct {
+	Ops    int
+	Guards int
+	Bytes  int // of all keys and values, and Each more for every operation and guard
+	Each   int
+}
+
 // Limited is a log that refuses batches over a size: the store then makes smaller groups of updates. A single update over
-// the limit is still handed to the log, to be refused with the log's own words.
-type Limited interface {
-	// Limits returns the most operations and guards together that one batch may have.
-	Limits() (ops int)
+// the limits is still handed to the log, to be refused with the log's own words.
+type Limited interface{ Limits() Limits }
+
+// limits are those of a store's groups.
+func limits(log Log) Limits {
+	var l Limits
+	if limited, ok := log.(Limited); ok {
+		l = limited.Limits()
+	}
+	if l.Ops == 0 {
+		l.Ops = maxGroupOps
+	}
+	if l.Guards == 0 {
+		l.Guards = maxGroupOps
+	}
+	return l
 }
 
 // commit takes the updates that wait, runs them one after the other on one private copy, commits what they changed as
 // one batch, and answers them when it is applied. So many small updates cost one write to the disk.
 func (s *Store) commit() {
-	limit := maxGroupOps
-	if l, ok := s.log.(Limited); ok {
-		limit = l.Limits()
-	}
+	limit := limits(s.log)
 	for {
 		var group []*update
 		select {
@@ -69,8 +87,39 @@ type batch struct {
 
 	guards map[string]Revision
 	ops    map[string]Op
+	bytes  int // of both, as Limits counts them
 	ran    []*update
 	errs   []error
+}
+
+// errFull is that an update has to be left to the next group.
+var errFull = errors.New("state: the group is full")
+
+// add adds what an update changed and read, unless the group had something and would be over the limits with it.
+func (b *batch) add(tx *Tx, limit Limits) error {
+	ops, guards, bytes := len(b.ops), len(b.guards), b.bytes
+	for key := range tx.guards {
+		if _, has := b.guards[key]; !has {
+			guards++
+			bytes += len(key) + limit.Each
+		}
+	}
+	for key, op := range tx.ops {
+		if old, has := b.ops[key]; has {
+			bytes += len(op.Value) - len(old.Value)
+		} else {
+			ops++
+			bytes += len(key) + len(op.Value) + limit.Each
+		}
+	}
+	over := ops > limit.Ops || guards > limit.Guards || (limit.Bytes > 0 && bytes > limit.Bytes)
+	if over && len(b.ops)+len(b.guards) > 0 {
+		return errFull
+	}
+	b.bytes = bytes
+	maps.Copy(b.guards, tx.guards)
+	maps.Copy(b.ops, tx.ops)
+	return nil
 }
 
 // rowID names a row of the tables in memory.
@@ -83,13 +132,13 @@ func (s *Store) newBatch() *batch {
 
 // commitGroup commits a group, running it again as long as another writer was faster. Updates that no longer fit are
 // committed in a group of their own.
-func (s *Store) commitGroup(group []*update, limit int) {
+func (s *Store) commitGroup(group []*update, limit Limits) {
 	for len(group) > 0 {
 		b := s.newBatch()
 		rest := group
-		for len(rest) > 0 && (len(b.ran) == 0 || len(b.ops)+len(b.guards) < limit/2) {
-			if err := s.run(b, rest[0]); err != nil {
-				break // what it left in the rows is not known
+		for len(rest) > 0 {
+			if err := s.run(b, rest[0], limit); err != nil {
+				break // the group is full, or what the update left in the rows is not known
 			}
 			rest = rest[1:]
 		}
@@ -115,32 +164,32 @@ func (s *Store) commitGroup(group []*update, limit int) {
 	}
 }
 
-// run runs one update on top of what the group has changed so far, and takes back what it did if it fails. It returns an
-// error, which is also the update's, when that can't be done, because the caller's function ended in the middle of something:
-// then the group must run again without it.
-func (s *Store) run(b *batch, u *update) error {
+// run runs one update on top of what the group has changed so far, and takes back what it did if it fails, or if the group is
+// too large with it, which is errFull. Any other error is also the update's: what it did can't be taken back, because the
+// caller's function ended in the middle of something, and the group must run again without it.
+func (s *Store) run(b *batch, u *update, limit Limits) error {
 	if err := u.ctx.Err(); err != nil {
 		b.ran, b.errs = append(b.ran, u), append(b.errs, err)
 		return nil
 	}
 	tx := &Tx{schema: s.schema, group: b, guards: map[string]Revision{}, ops: map[string]Op{}}
 	err := u.call(tx)
-	if err != nil && u.panicked == nil && tx.takeBack() == nil {
+	if err == nil {
+		if b.add(tx, limit) == nil {
+			b.ran, b.errs = append(b.ran, u), append(b.errs, nil)
+			return nil
+		}
+		if u.spoilt = tx.takeBack(); u.spoilt != nil {
+			return u.spoilt
+		}
+		return errFull
+	}
+	if u.panicked == nil && tx.takeBack() == nil {
 		b.ran, b.errs = append(b.ran, u), append(b.errs, err)
 		return nil
 	}
-	if err != nil {
-		u.spoilt = err
-		return err
-	}
-	b.ran, b.errs = append(b.ran, u), append(b.errs, nil)
-	for key, rev := range tx.guards {
-		b.guards[key] = rev
-	}
-	for key, op := range tx.ops {
-		b.ops[key] = op
-	}
-	return nil
+	u.spoilt = err
+	return err
 }
 
 // call runs the caller's function; a panic in it is the caller's too.
