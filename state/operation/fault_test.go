@@ -231,12 +231,12 @@ func TestWhatRefusesToFailIsToldAndTriedAgain(t *testing.T) {
 	h.fail["one"] = errdefs.ErrFailedPrecondition
 	var refuse atomic.Bool
 	refuse.Store(true)
-	tries := 0
+	var tries atomic.Int32
 	kinds := []operation.Definition{operation.Define(operation.Kind[job]{Name: "make",
 		Steps:   []operation.Step[job]{{Name: "one", Do: h.do("one"), Undo: h.undo("one")}},
 		Problem: func(*state.Tx, *job, string) error { return errdefs.ErrNotFound },
 		Failed: func(tx *state.Tx, j *job, reason string) error {
-			if tries++; refuse.Load() {
+			if tries.Add(1); refuse.Load() {
 				return errdefs.ErrNotFound
 			}
 			return set("failed")(tx, j)
@@ -252,7 +252,7 @@ func TestWhatRefusesToFailIsToldAndTriedAgain(t *testing.T) {
 			require.Equal(t, "one: failed precondition", rec.Reason)
 			return nil
 		}))
-		require.Less(t, tries, 25)
+		require.Less(t, tries.Load(), int32(25))
 		refuse.Store(false)
 		time.Sleep(time.Minute)
 		th, open := look(s)
