@@ -103,8 +103,9 @@ func chains() []chain {
 			{"VLANs of the uplink", []match{is(etherType, "8021ad", 0x88, 0xa8)}, "drop"},
 			{"frames for others, flooded", []match{masked(daddr, equal, []byte{1, 0, 0, 0, 0, 0}, "00:00:00:00:00:00", 0, 0, 0, 0, 0, 0),
 				unknown(macs, outTap, daddr)}, "drop"},
-			{"guests are no DHCP servers", []match{ip4, udp, number(dport, equal, 67)}, "drop"},
-			{"guests are no DHCPv6 servers", []match{ip6, udp, number(dport, equal, 547)}, "drop"},
+			// Some kernels take what later fragments begin with for ports.
+			{"guests are no DHCP servers", []match{ip4, masked(ip4Fragment, equal, []byte{0x1f, 0xff}, "0", 0, 0), udp, number(dport, equal, 67)}, "drop"},
+			{"guests are no DHCPv6 servers", []match{ip6, is(ip6Next, "udp", 17), number(header("", 42, 2), equal, 547)}, "drop"},
 		}},
 		{name: "from_guest", rules: []rule{
 			{"addresses of bridges", []match{reserved}, "drop"},
@@ -142,22 +143,24 @@ func arpChain(tap field) chain {
 	}}
 }
 
+// ip4Fragment is the flags of a fragment and its place in units of 8 bytes.
+var ip4Fragment = header("ip frag-off", 6, 2)
+
 // ip4Chain is for IPv4. RFC 3128 is why the fragment at 8 bytes is dropped: it could overwrite what the first showed.
 func ip4Chain(tap, mac, sport, proto field, udp match) chain {
 	var (
-		version  = header("ip version", 0, 1)
-		fragment = header("ip frag-off", 6, 2)
-		source   = header("ip saddr", 12, 4)
-		target   = header("ip daddr", 16, 4)
-		ports    = field{text: "@th,0,32", place: ofTransport, offset: 0, len: 4}
+		version = header("ip version", 0, 1)
+		source  = header("ip saddr", 12, 4)
+		target  = header("ip daddr", 16, 4)
+		ports   = field{text: "@th,0,32", place: ofTransport, offset: 0, len: 4}
 	)
 	return chain{name: "ip4_from_guest", rules: []rule{
 		{"", []match{masked(version, unequal, []byte{0xf0}, "0x40", 0x40)}, "drop"},
 		{"a DHCP client without an address", []match{is(source, "0.0.0.0", 0, 0, 0, 0), is(target, "255.255.255.255", 255, 255, 255, 255),
-			masked(fragment, equal, []byte{0x3f, 0xff}, "0", 0, 0), udp, is(ports, "0x00440043", 0, 68, 0, 67)}, "accept"},
+			masked(ip4Fragment, equal, []byte{0x3f, 0xff}, "0", 0, 0), udp, is(ports, "0x00440043", 0, 68, 0, 67)}, "accept"},
 		{"only the port's addresses", []match{unknown(ip4s, tap, mac, source)}, "drop"},
-		{"a fragment that overwrites ports", []match{masked(fragment, equal, []byte{0x1f, 0xff}, "1", 0, 1)}, "drop"},
-		{"later fragments", []match{masked(fragment, unequal, []byte{0x1f, 0xff}, "0", 0, 0)}, "accept"},
+		{"a fragment that overwrites ports", []match{masked(ip4Fragment, equal, []byte{0x1f, 0xff}, "1", 0, 1)}, "drop"},
+		{"later fragments", []match{masked(ip4Fragment, unequal, []byte{0x1f, 0xff}, "0", 0, 0)}, "accept"},
 		{"", []match{isNot(proto, "udp", 17)}, "accept"},
 		{"no DHCP server; a port that can't be read is none", []match{number(sport, unequal, 67)}, "accept"},
 		{"", nil, "drop"},

@@ -81,7 +81,11 @@ func useRows() []row {
 				case <-ctx.Done():
 					return errors.New("CallAsync is not answered")
 				}
-				return e.until("all four arrive", func() bool { return seen.of(ask.Text+"whotrace") == 4 })
+				if err := e.until("all four arrive", func() bool { return seen.of(ask.Text+"whotrace") >= 4 }); err != nil {
+					return err
+				}
+				e.quiet()
+				return seen.each(4, ask.Text+"whotrace")
 			},
 		},
 	}
