@@ -137,6 +137,7 @@ func (c *Cloud) run(ctx context.Context) (err error) {
 		parts.Go(func() error { return node.network.Run(ctx) })
 		parts.Go(func() error { return node.compute.Run(ctx) })
 	}
+	parts.Go(func() error { return c.cfg.members.Run(ctx, store) })
 	parts.Go(func() error { return c.sweep(ctx, services) })
 	parts.Go(func() error {
 		if node != nil { // a request right after the start finds the node's room
@@ -174,7 +175,7 @@ func (c *Cloud) newServices(store *state.Store, blobs image.Blobs) (*Services, e
 	if s.Networks, err = network.NewService(network.ServiceConfig{Store: store, Policy: c.cfg.Policy, Logger: c.cfg.Logger}); err != nil {
 		return nil, err
 	}
-	if s.Hosts, err = scheduler.NewService(scheduler.ServiceConfig{Store: store, Policy: c.cfg.Policy, Used: HostUse}); err != nil {
+	if s.Hosts, err = scheduler.NewService(scheduler.ServiceConfig{Store: store, Policy: c.cfg.Policy, Used: HostUse, Members: c.cfg.members}); err != nil {
 		return nil, err
 	}
 	s.Compute, err = compute.NewService(compute.ServiceConfig{Store: store, Bus: c.cfg.MessageBus, Scheduler: c.cfg.Scheduler,

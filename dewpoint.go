@@ -65,6 +65,8 @@ type Config struct {
 	Repair    time.Duration   // how often a node looks for drift in its network; 0: 5 s
 	Sync      time.Duration   // how often a node compares power states with the hypervisor; 0: 60 s
 	Hooks     operation.Hooks // watches operations, for tests and traces
+
+	members *scheduler.Members
 }
 
 // isNode tells whether the process runs machines.
@@ -110,8 +112,9 @@ func (c *Config) complete() error {
 	if c.Log == nil {
 		c.Log = memstate.New(memstate.Config{})
 	}
+	c.members = scheduler.NewMembers(c.Logger)
 	if c.Scheduler == nil {
-		s, err := scheduler.New(scheduler.Config{Used: HostUse})
+		s, err := scheduler.New(scheduler.Config{Used: HostUse, Members: c.members})
 		if err != nil {
 			return err
 		}

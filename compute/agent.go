@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/google/uuid"
 
 	"github.com/dewpoint-cloud/dewpoint/network"
 	"github.com/dewpoint-cloud/dewpoint/queue"
@@ -53,8 +54,9 @@ const maxStopGrace = actionDeadline / 2
 // Agent does on one host what the records say: it does the operations of the instances there, keeps their power states
 // true, and answers for their consoles.
 //
-// Of one host, at most one agent may run at a time, in any process: a new one believes at once that its predecessor is
-// dead. A host is its ID, not its name: an agent that comes with another name renames the host, and one that comes with
+// Of one host, at most one agent runs at a time, in any process. A new one asks on the bus whether there is another, and
+// does not begin if that answers; if nothing answers, it takes the host over at once, and a predecessor that lives after
+// all, but could not be asked, ends with its next sign of life. A host is its ID, not its name: an agent that comes with another name renames the host, and one that comes with
 // another ID is another host, which finds its predecessor's domains to be orphans (see [Agent.Orphans]).
 type Agent struct {
 	cfg     AgentConfig
@@ -140,79 +142,45 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 }
 
 // Run registers the host and does its work until ctx ends; then it returns nil when everything it started has ended.
-// Guests go on running: the next agent adopts them. It ends earlier, with an error, only if it can't begin; for a hypervisor
-// that can't be reached it waits.
+// Guests go on running: the next agent adopts them. It ends earlier, with an error, if it can't begin, which is AlreadyExists
+// where the host's agent runs in another process; and with Aborted if another agent has taken the host over. For a
+// hypervisor that can't be reached it waits.
 func (a *Agent) Run(ctx context.Context) error {
-	if err := a.register(ctx); err != nil {
+	run := uuid.NewString()
+	if err := a.register(ctx, run); err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop, err := a.serve(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop, err := a.serve(ctx, run)
 	if err != nil {
 		return err
 	}
 	defer stop()
 	var parts sync.WaitGroup
-	parts.Go(func() { a.every(ctx, a.cfg.Heartbeat, "heartbeat", a.beat) })
+	parts.Go(func() {
+		a.every(ctx, a.cfg.Heartbeat, "heartbeat", func(ctx context.Context) error {
+			err := a.beat(ctx, run)
+			if errdefs.IsAborted(err) {
+				cancel(err)
+			}
+			return err
+		})
+	})
 	parts.Go(func() { a.watchPower(ctx) })
 	if s, ok := a.cfg.Disks.(Sweeper); ok {
 		parts.Go(func() { a.every(ctx, a.cfg.Sweep, "sweep", s.Sweep) })
 	}
 	err = a.runner.Run(ctx)
-	cancel()
+	cancel(nil)
 	parts.Wait()
+	if cause := context.Cause(ctx); errdefs.IsAborted(cause) {
+		return cause
+	}
 	return err
-}
-
-// register makes the host known, with what it has.
-func (a *Agent) register(ctx context.Context) error {
-	h := a.cfg.Host
-	if h.Zone == "" {
-		h.Zone = "nova"
-	}
-	if h.Total == (scheduler.Resources{}) {
-		info, err := a.describe(ctx)
-		if err != nil {
-			return fmt.Errorf("compute: host %s: %w", h.Name, err)
-		}
-		h.Total = scheduler.Resources{VCPUs: info.VCPUs, MemoryMiB: info.MemoryMiB, DiskGiB: a.cfg.DiskGiB}
-	}
-	return a.cfg.Store.Update(ctx, func(tx *state.Tx) error {
-		if known, err := scheduler.Hosts.Get(tx, h.ID); err == nil {
-			h.Disabled, h.Reason = known.Disabled, known.Reason // an operator's word outlives the agent
-		}
-		if err := scheduler.Hosts.Put(tx, h); err != nil {
-			return fmt.Errorf("compute: host %s: %w", h.Name, err)
-		}
-		return scheduler.Beats.Put(tx, scheduler.Beat{HostID: h.ID, At: time.Now().UTC()})
-	})
-}
-
-// describe asks the hypervisor what the host has. One that can't be reached, as when both have just started, is waited for.
-func (a *Agent) describe(ctx context.Context) (HostInfo, error) {
-	for wait := 250 * time.Millisecond; ; wait = min(2*wait, 30*time.Second) {
-		info, err := a.cfg.Hypervisor.Describe(ctx)
-		if !errdefs.IsUnavailable(err) {
-			return info, err
-		}
-		a.cfg.Logger.Warn("compute: waiting for the hypervisor", "error", err, "again in", wait)
-		select {
-		case <-ctx.Done():
-			return info, ctx.Err()
-		case <-time.After(wait):
-		}
-	}
-}
-
-// beat records that the host is alive.
-func (a *Agent) beat(ctx context.Context) error {
-	return a.cfg.Store.Update(ctx, func(tx *state.Tx) error {
-		return scheduler.Beats.Put(tx, scheduler.Beat{HostID: a.cfg.Host.ID, At: time.Now().UTC()})
-	})
 }
 
 // every calls do at each tick until ctx ends.
@@ -232,13 +200,20 @@ func (a *Agent) every(ctx context.Context, tick time.Duration, what string, do f
 }
 
 // serve answers the doorbell and console requests until stop is called. The answers end with ctx.
-func (a *Agent) serve(ctx context.Context) (stop func(), err error) {
+func (a *Agent) serve(ctx context.Context, run string) (stop func(), err error) {
 	topic := Topic(a.cfg.Host.ID)
+	who, err := a.cfg.Bus.Serve(topic+".who", queue.Handle(func(context.Context, whoRequest) (whoAnswer, error) {
+		return whoAnswer{Name: a.cfg.Host.Name, Run: run}, nil
+	}))
+	if err != nil {
+		return nil, fmt.Errorf("compute: host %s: %w", a.cfg.Host.Name, err)
+	}
 	bell, err := a.cfg.Bus.Serve(topic, queue.Handle(func(context.Context, doorbell) (struct{}, error) {
 		a.runner.Ring()
 		return struct{}{}, nil
 	}))
 	if err != nil {
+		who()
 		return nil, fmt.Errorf("compute: host %s: %w", a.cfg.Host.Name, err)
 	}
 	console, err := a.cfg.Bus.Serve(topic+".console", queue.Handle(func(call context.Context, req consoleRequest) (consoleAnswer, error) {
@@ -249,10 +224,12 @@ func (a *Agent) serve(ctx context.Context) (stop func(), err error) {
 		return consoleAnswer{out}, err
 	}))
 	if err != nil {
+		who()
 		bell()
 		return nil, fmt.Errorf("compute: host %s: %w", a.cfg.Host.Name, err)
 	}
 	return func() {
+		who()
 		bell()
 		console()
 	}, nil

@@ -7,6 +7,7 @@ type Candidate struct {
 	Host
 	Used   Resources     // what its instances take
 	Silent time.Duration // how long ago it last gave a sign of life
+	Skew   time.Duration // how far its clock is ahead of this process's; below 0: behind; 0 too where that is not known
 }
 
 // Free returns what the host can still give away, with nothing oversold.
@@ -34,7 +35,7 @@ type Ratios struct {
 	Disk   float64 // 0: 1
 }
 
-// DefaultFilters returns the filters that every cloud wants: the host is up, is enabled, is the one asked for, is
+// DefaultFilters returns the filters that every cloud wants: the host is up, its clock is right, it is enabled, is the one asked for, is
 // in the zone, and has the memory, processors and disk.
 func DefaultFilters(r Ratios) []Filter {
 	if r.VCPUs == 0 {
@@ -51,6 +52,7 @@ func DefaultFilters(r Ratios) []Filter {
 	}
 	return []Filter{
 		{"up", func(_ Request, c Candidate) bool { return c.Silent < DownAfter }},
+		{"clock", func(_ Request, c Candidate) bool { return !off(c.Skew) }},
 		{"enabled", func(_ Request, c Candidate) bool { return !c.Disabled }},
 		{"host", func(req Request, c Candidate) bool { return req.Host == "" || req.Host == c.ID || req.Host == c.Name }},
 		{"availability zone", func(req Request, c Candidate) bool { return req.Zone == "" || req.Zone == c.Zone }},

@@ -16,6 +16,10 @@ type Config struct {
 	// Used tells what the instances on a host take, read through r. Required; compute.HostUse is what a cloud uses.
 	Used func(r state.Reader, hostID string) Resources
 
+	// Members tells which hosts are alive. Nil: what hosts write about themselves is believed, so that a wrong clock makes a
+	// host that lives look dead, or one that is dead alive.
+	Members *Members
+
 	Filters  []Filter  // nil: DefaultFilters(Ratios{})
 	Weighers []Weigher // nil: DefaultWeighers()
 

@@ -104,18 +104,10 @@ func (l *look) hosts(zone string) []Host {
 func (l *look) candidates(hosts []Host) []Candidate {
 	all := make([]Candidate, len(hosts))
 	for i, h := range hosts {
-		all[i] = Candidate{Host: h, Used: l.cfg.Used(l.r, h.ID).Plus(l.given[h.ID]), Silent: silence(l.r, h.ID, l.now)}
+		all[i] = Candidate{Host: h, Used: l.cfg.Used(l.r, h.ID).Plus(l.given[h.ID])}
+		all[i].Silent, all[i].Skew = l.cfg.Members.look(l.r, h.ID, l.now)
 	}
 	return all
-}
-
-// silence returns how long ago a host was heard of; one that never was counts as down.
-func silence(r state.Reader, hostID string, now time.Time) time.Duration {
-	beat, err := Beats.Get(r, hostID)
-	if err != nil {
-		return DownAfter
-	}
-	return max(0, now.Sub(beat.At))
 }
 
 // choose returns the candidate that passes all filters and weighs most; of equals, any.

@@ -47,7 +47,7 @@ func TestNothingIsOversold(t *testing.T) {
 				if err := Hosts.Put(tx, h); err != nil {
 					return err
 				}
-				if err := Beats.Put(tx, Beat{h.ID, time.Now()}); err != nil {
+				if err := Beats.Put(tx, Beat{HostID: h.ID, At: time.Now()}); err != nil {
 					return err
 				}
 			}

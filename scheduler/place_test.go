@@ -65,7 +65,7 @@ func TestRefusalExplainsItself(t *testing.T) {
 	hosts[6].Zone, hosts[7].Zone = "other", "other"
 	add(t, store, hosts...)
 	require.NoError(t, store.Update(t.Context(), func(tx *state.Tx) error {
-		return Beats.Put(tx, Beat{hosts[8].ID, time.Now().Add(-2 * DownAfter)})
+		return Beats.Put(tx, Beat{HostID: hosts[8].ID, At: time.Now().Add(-2 * DownAfter)})
 	}))
 	_, err = place(t.Context(), store, s, Request{Zone: "nova", Resources: Resources{1, 1000, 11}}, 1)
 	require.EqualError(t, err, "no valid host: of 10 hosts, 5 failed memory, 2 failed availability zone, 1 failed disk, 1 failed enabled, 1 failed up")

@@ -50,7 +50,7 @@ func add(t testing.TB, store *state.Store, hosts ...Host) {
 				if err := Hosts.Put(tx, h); err != nil {
 					return err
 				}
-				if err := Beats.Put(tx, Beat{h.ID, time.Now()}); err != nil {
+				if err := Beats.Put(tx, Beat{HostID: h.ID, At: time.Now()}); err != nil {
 					return err
 				}
 			}

@@ -71,7 +71,8 @@ type Host struct {
 // Beat is a host's sign of life.
 type Beat struct {
 	HostID string
-	At     time.Time
+	At     time.Time // by the host's clock
+	Run    string    // the life of the host's agent that it comes from: an id made when that began
 }
 
 // Hosts holds the hosts of the cloud, Beats when they were last heard of.

@@ -24,6 +24,8 @@ type ServiceConfig struct {
 	// Used tells what the instances on a host take, as in a [Config]. Required.
 	Used func(r state.Reader, hostID string) Resources
 
+	Members *Members // as in a [Config]
+
 	Logger *slog.Logger // nil: silent
 }
 
@@ -34,7 +36,7 @@ type Service struct{ cfg ServiceConfig }
 // HostState is a host and how it is.
 type HostState struct {
 	Candidate
-	Seen time.Time // its last sign of life; zero: none ever
+	Seen time.Time // its last sign of life, by its own clock; zero: none ever
 	Up   bool      // that was less than [DownAfter] ago
 }
 
@@ -85,7 +87,8 @@ func (s *Service) Get(ctx context.Context, idOrName string) (h HostState, err er
 }
 
 func (s *Service) look(r state.Reader, h Host, now time.Time) HostState {
-	st := HostState{Candidate: Candidate{Host: h, Used: s.cfg.Used(r, h.ID), Silent: silence(r, h.ID, now)}}
+	st := HostState{Candidate: Candidate{Host: h, Used: s.cfg.Used(r, h.ID)}}
+	st.Silent, st.Skew = s.cfg.Members.look(r, h.ID, now)
 	if beat, err := Beats.Get(r, h.ID); err == nil {
 		st.Seen = beat.At
 	}

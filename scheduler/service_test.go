@@ -35,7 +35,7 @@ func TestHostsForAdministrators(t *testing.T) {
 		if err := Beats.Delete(tx, "2"); err != nil {
 			return err
 		}
-		return Beats.Put(tx, Beat{"3", time.Now().Add(-DownAfter)})
+		return Beats.Put(tx, Beat{HostID: "3", At: time.Now().Add(-DownAfter)})
 	}))
 	hosts, err = s.List(ctx)
 	require.NoError(t, err)

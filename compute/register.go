@@ -1,0 +1,89 @@
+package compute
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/dewpoint-cloud/dewpoint/queue"
+	"github.com/dewpoint-cloud/dewpoint/scheduler"
+	"github.com/dewpoint-cloud/dewpoint/state"
+)
+
+type (
+	whoRequest struct{}
+	whoAnswer  struct {
+		Name string
+		Run  string
+	}
+)
+
+// askTimeout is how long a host's agent that is believed to be dead may take to say that it is not.
+const askTimeout = 2 * time.Second
+
+// register makes the host known, with what it has, and this run of its agent the only one.
+func (a *Agent) register(ctx context.Context, run string) error {
+	if err := a.alone(ctx, run); err != nil {
+		return err
+	}
+	h := a.cfg.Host
+	if h.Zone == "" {
+		h.Zone = "nova"
+	}
+	if h.Total == (scheduler.Resources{}) {
+		info, err := a.describe(ctx)
+		if err != nil {
+			return fmt.Errorf("compute: host %s: %w", h.Name, err)
+		}
+		h.Total = scheduler.Resources{VCPUs: info.VCPUs, MemoryMiB: info.MemoryMiB, DiskGiB: a.cfg.DiskGiB}
+	}
+	return a.cfg.Store.Update(ctx, func(tx *state.Tx) error {
+		if known, err := scheduler.Hosts.Get(tx, h.ID); err == nil {
+			h.Disabled, h.Reason = known.Disabled, known.Reason // an operator's word outlives the agent
+		}
+		if err := scheduler.Hosts.Put(tx, h); err != nil {
+			return fmt.Errorf("compute: host %s: %w", h.Name, err)
+		}
+		return scheduler.Beats.Put(tx, scheduler.Beat{HostID: h.ID, At: time.Now().UTC(), Run: run})
+	})
+}
+
+// alone asks whether another agent of this host lives.
+func (a *Agent) alone(ctx context.Context, run string) error {
+	ask, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	other, err := queue.Call[whoRequest, whoAnswer](ask, a.cfg.Bus, Topic(a.cfg.Host.ID)+".who", whoRequest{})
+	if err != nil || other.Run == run {
+		return ctx.Err()
+	}
+	return fmt.Errorf("compute: the host with the id %s runs already, in another process, where it is called %s; was its directory copied? %w",
+		a.cfg.Host.ID, other.Name, errdefs.ErrAlreadyExists)
+}
+
+// describe asks the hypervisor what the host has. One that can't be reached, as when both have just started, is waited for.
+func (a *Agent) describe(ctx context.Context) (HostInfo, error) {
+	for wait := 250 * time.Millisecond; ; wait = min(2*wait, 30*time.Second) {
+		info, err := a.cfg.Hypervisor.Describe(ctx)
+		if !errdefs.IsUnavailable(err) {
+			return info, err
+		}
+		a.cfg.Logger.Warn("compute: waiting for the hypervisor", "error", err, "again in", wait)
+		select {
+		case <-ctx.Done():
+			return info, ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+// beat records that the host is alive. It is Aborted if another agent has taken the host over.
+func (a *Agent) beat(ctx context.Context, run string) error {
+	return a.cfg.Store.Update(ctx, func(tx *state.Tx) error {
+		if last, err := scheduler.Beats.Get(tx, a.cfg.Host.ID); err == nil && last.Run != "" && last.Run != run {
+			return fmt.Errorf("compute: another agent has taken the host %s (%s) over: %w", a.cfg.Host.Name, a.cfg.Host.ID, errdefs.ErrAborted)
+		}
+		return scheduler.Beats.Put(tx, scheduler.Beat{HostID: a.cfg.Host.ID, At: time.Now().UTC(), Run: run})
+	})
+}
