@@ -59,6 +59,9 @@ func readTree(t *testing.T, root fs.FS) *tree {
 			}
 			return nil
 		}
+		if name == ".git" { // of a further worktree
+			return nil
+		}
 		content, err := fs.ReadFile(root, name)
 		if errors.Is(err, fs.ErrNotExist) { // an editor's temporary file
 			return nil
