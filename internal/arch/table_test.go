@@ -57,6 +57,8 @@ var house = []line{
 	{path: "volume"},
 	{path: "volume/fakevolume", ours: []string{"volume"}, outside: map[string]string{"github.com/google/uuid": uuids,
 		"golang.org/x/sys": linux}},
+	{path: "volume/file", ours: []string{"volume"}, outside: map[string]string{"github.com/google/uuid": uuids,
+		"golang.org/x/sys": linux}},
 	{path: "volume/iscsi/internal/pdu"},
 	{path: "volume/iscsi/internal/disk", outside: map[string]string{
 		"github.com/gostor/gotgt/pkg/scsi": "what a disk says of itself in SCSI", "github.com/gostor/gotgt/pkg/api": "its types"}},
