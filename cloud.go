@@ -42,6 +42,8 @@ type Services struct {
 
 	// Store is all the records. Reading it goes past the policy; writing it is for nobody but the services.
 	Store *state.Store
+
+	policy auth.Policy
 }
 
 // New checks the configuration. It starts nothing and touches nothing: [Cloud.Run] does.
@@ -163,7 +165,7 @@ func ignoreEnd(ctx context.Context, err error) error {
 }
 
 func (c *Cloud) newServices(store *state.Store, blobs image.Blobs) (*Services, error) {
-	s := &Services{Store: store}
+	s := &Services{Store: store, policy: c.cfg.Policy}
 	var err error
 	if s.Auth, err = auth.NewService(auth.ServiceConfig{Store: store, Policy: c.cfg.Policy, Used: projectUse,
 		Logger: c.cfg.Logger}); err != nil {

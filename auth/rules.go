@@ -65,6 +65,9 @@ func DefaultPolicy() Policy {
 		"compute:host:get":     admin,
 		"compute:host:list":    admin,
 
+		"event:list":     look,
+		"event:list:all": admin,
+
 		"image:delete":   sys,
 		"image:download": look,
 		"image:get":      look,
