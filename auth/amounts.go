@@ -6,17 +6,19 @@ type Resource string
 // The resources. Those of the first group are used up and given back, over all that a project has; those of the second
 // limit one request.
 const (
-	Instances   Resource = "instances"
-	Cores       Resource = "cores"
-	MemoryMiB   Resource = "memory (MiB)"
-	Volumes     Resource = "volumes"
-	Gigabytes   Resource = "gigabytes" // of volumes
-	FloatingIPs Resource = "floating IPs"
+	Instances      Resource = "instances"
+	Cores          Resource = "cores"
+	MemoryMiB      Resource = "memory (MiB)"
+	Volumes        Resource = "volumes"
+	Gigabytes      Resource = "gigabytes" // of volumes
+	FloatingIPs    Resource = "floating IPs"
+	SecurityGroups Resource = "security groups"
 
-	MetadataItems     Resource = "metadata items"      // of one instance
-	InjectedFiles     Resource = "injected files"      // into one instance
-	InjectedFileBytes Resource = "injected file bytes" // in one file
-	InjectedPathBytes Resource = "injected path bytes" // in one file's path
+	MetadataItems      Resource = "metadata items"       // of one instance
+	InjectedFiles      Resource = "injected files"       // into one instance
+	InjectedFileBytes  Resource = "injected file bytes"  // in one file
+	InjectedPathBytes  Resource = "injected path bytes"  // in one file's path
+	SecurityGroupRules Resource = "security group rules" // of one group
 )
 
 // Unlimited is the limit of a resource of which a project may have any amount.
@@ -25,30 +27,32 @@ const Unlimited = -1
 // Amounts are so much of each resource: what is used, what is asked for, or, with [Unlimited], what is allowed. It can be the
 // amount of a [state.Sum].
 type Amounts struct {
-	Instances   int
-	Cores       int
-	MemoryMiB   int
-	Volumes     int
-	Gigabytes   int
-	FloatingIPs int
+	Instances      int
+	Cores          int
+	MemoryMiB      int
+	Volumes        int
+	Gigabytes      int
+	FloatingIPs    int
+	SecurityGroups int
 
-	MetadataItems     int
-	InjectedFiles     int
-	InjectedFileBytes int
-	InjectedPathBytes int
+	MetadataItems      int
+	InjectedFiles      int
+	InjectedFileBytes  int
+	InjectedPathBytes  int
+	SecurityGroupRules int
 }
 
 // DefaultLimits returns Nova's: 10 instances, 20 cores, 51200 MiB of memory, 10 volumes, 1000 gigabytes, 10 floating IPs, 128
-// metadata items, 5 injected files of 10 KiB with paths of 255 bytes.
+// metadata items, 5 injected files of 10 KiB with paths of 255 bytes, 10 security groups of 20 rules each.
 func DefaultLimits() Amounts {
-	return Amounts{Instances: 10, Cores: 20, MemoryMiB: 51200, Volumes: 10, Gigabytes: 1000, FloatingIPs: 10,
-		MetadataItems: 128, InjectedFiles: 5, InjectedFileBytes: 10 << 10, InjectedPathBytes: 255}
+	return Amounts{Instances: 10, Cores: 20, MemoryMiB: 51200, Volumes: 10, Gigabytes: 1000, FloatingIPs: 10, SecurityGroups: 10,
+		MetadataItems: 128, InjectedFiles: 5, InjectedFileBytes: 10 << 10, InjectedPathBytes: 255, SecurityGroupRules: 20}
 }
 
 // Resources returns all of them, in the order in which an error names them.
 func Resources() []Resource {
-	return []Resource{Instances, Cores, MemoryMiB, Volumes, Gigabytes, FloatingIPs,
-		MetadataItems, InjectedFiles, InjectedFileBytes, InjectedPathBytes}
+	return []Resource{Instances, Cores, MemoryMiB, Volumes, Gigabytes, FloatingIPs, SecurityGroups,
+		MetadataItems, InjectedFiles, InjectedFileBytes, InjectedPathBytes, SecurityGroupRules}
 }
 
 // field returns where a resource is in a, nil if r is none.
@@ -66,6 +70,10 @@ func (a *Amounts) field(r Resource) *int {
 		return &a.Gigabytes
 	case FloatingIPs:
 		return &a.FloatingIPs
+	case SecurityGroups:
+		return &a.SecurityGroups
+	case SecurityGroupRules:
+		return &a.SecurityGroupRules
 	case MetadataItems:
 		return &a.MetadataItems
 	case InjectedFiles:

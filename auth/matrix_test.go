@@ -53,6 +53,7 @@ func TestEveryActionForEveryone(t *testing.T) {
 		"look":    "yyyyy--yy?",
 		"sys":     "yy-----yy?",
 		"manager": "y------yy?",
+		"net":     "y-y----yy?",
 	}
 	of := map[string]string{}
 	for kind, actions := range map[string]string{
@@ -61,10 +62,12 @@ func TestEveryActionForEveryone(t *testing.T) {
 			compute:host:disable compute:host:enable compute:host:get compute:host:list event:list:all network:create network:delete`,
 		"look": `auth:keypair:create auth:keypair:delete auth:keypair:get auth:keypair:import auth:keypair:list auth:member:list
 			auth:project:get auth:project:list auth:quota:get auth:user:get compute:get compute:list compute:flavor:get
-			compute:flavor:list event:list image:download image:get image:list network:get network:list`,
+			compute:flavor:list event:list image:download image:get image:list network:get network:list
+			network:group:get network:group:list`,
 		"sys": `compute:console compute:pause compute:reboot compute:resume compute:run compute:start compute:stop
 			compute:terminate image:delete image:publish image:register image:share image:update image:upload`,
 		"manager": `auth:member:remove auth:member:set`,
+		"net":     `network:group:create network:group:delete network:group:rule:add network:group:rule:remove network:group:set`,
 	} {
 		for _, action := range strings.Fields(actions) {
 			of[action] = kind

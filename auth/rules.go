@@ -5,16 +5,19 @@ package auth
 //
 //   - To look, and what concerns one's own key pairs: every member.
 //   - Instances and images: sysadmin and projectmanager.
+//   - Security groups: netadmin and projectmanager.
 //   - Members of a project: projectmanager. Nova left them to the cloud's administrators alone.
 //   - Hosts, networks, flavors, users, projects, quotas, and all that spans projects: administrators.
 func DefaultPolicy() Policy {
 	var (
-		admin   = Rule{}
-		look    = Rule{Member: true}
-		own     = Rule{Personal: true}
-		sys     = Rule{Roles: []string{ProjectManager, SysAdmin}}
-		makes   = Rule{Roles: []string{ProjectManager, SysAdmin}, Owned: true}
-		manager = Rule{Roles: []string{ProjectManager}}
+		admin    = Rule{}
+		look     = Rule{Member: true}
+		own      = Rule{Personal: true}
+		sys      = Rule{Roles: []string{ProjectManager, SysAdmin}}
+		makes    = Rule{Roles: []string{ProjectManager, SysAdmin}, Owned: true}
+		manager  = Rule{Roles: []string{ProjectManager}}
+		net      = Rule{Roles: []string{ProjectManager, NetAdmin}}
+		netMakes = Rule{Roles: []string{ProjectManager, NetAdmin}, Owned: true}
 	)
 	return Policy{Rules: map[string]Rule{
 		"auth:keypair:create": own,
@@ -82,5 +85,13 @@ func DefaultPolicy() Policy {
 		"network:delete": admin,
 		"network:get":    look,
 		"network:list":   look,
+
+		"network:group:create":      netMakes,
+		"network:group:delete":      net,
+		"network:group:get":         look,
+		"network:group:list":        look,
+		"network:group:rule:add":    net,
+		"network:group:rule:remove": net,
+		"network:group:set":         net,
 	}}
 }

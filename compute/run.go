@@ -26,14 +26,15 @@ import (
 
 // RunRequest asks for instances.
 type RunRequest struct {
-	Name     string   // required: up to 255 characters; with several instances, "-1", "-2", … is added
-	Image    string   // required: an image's id
-	Flavor   string   // required: a flavor's id or name
-	Networks []string // ids or names, a card on each; none: the one network that the project sees
-	KeyName  string   // a key pair of the caller; "": none
-	UserData []byte   // at most 64 KiB
-	Zone     string   // availability zone; "": any
-	Host     string   // a host's id or name, for administrators; "": any
+	Name           string   // required: up to 255 characters; with several instances, "-1", "-2", … is added
+	Image          string   // required: an image's id
+	Flavor         string   // required: a flavor's id or name
+	Networks       []string // ids or names, a card on each; none: the one network that the project sees
+	SecurityGroups []string // ids or names of the project's, for all cards; none: the project's default group
+	KeyName        string   // a key pair of the caller; "": none
+	UserData       []byte   // at most 64 KiB
+	Zone           string   // availability zone; "": any
+	Host           string   // a host's id or name, for administrators; "": any
 
 	MinCount int // fewer is refused; 0: MaxCount
 	MaxCount int // as many as quota and room allow, up to this; 0: 1, or MinCount if that is more
@@ -106,6 +107,8 @@ func (req *RunRequest) check() error {
 		return bad("MinCount and MaxCount", "are %d and %d, must be 1 ≤ MinCount ≤ MaxCount ≤ %d", req.MinCount, req.MaxCount, MaxPerRun)
 	case len(req.UserData) > MaxUserData:
 		return bad("UserData", "has %d bytes, at most %d are possible", len(req.UserData), MaxUserData)
+	case len(req.SecurityGroups) > network.MaxGroupsPerPort:
+		return bad("SecurityGroups", "names %d groups, at most %d are possible", len(req.SecurityGroups), network.MaxGroupsPerPort)
 	case len(req.Networks) > MaxNICs:
 		return bad("Networks", "names %d networks, at most %d are possible", len(req.Networks), MaxNICs)
 	case !validToken.MatchString(req.Token):
@@ -167,7 +170,7 @@ func (s *Service) record(tx *state.Tx, caller auth.Caller, req RunRequest) (made
 		}
 		for _, net := range nets {
 			p, err := s.cfg.Addresses.Allocate(tx, network.PortRequest{NetworkID: net, ProjectID: i.ProjectID, InstanceID: i.ID,
-				HostID: host, Hostname: i.Hostname})
+				HostID: host, Hostname: i.Hostname, SecurityGroups: req.SecurityGroups})
 			if errors.Is(err, network.ErrNoMoreAddresses) && index >= req.MinCount {
 				for _, port := range i.Ports {
 					if err := s.cfg.Addresses.Release(tx, port); err != nil {

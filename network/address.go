@@ -22,6 +22,9 @@ type PortRequest struct {
 	InstanceID string
 	HostID     string
 	Hostname   string
+
+	// SecurityGroups are the groups that the port is to be in, by ids or names, of the project; none: the default group.
+	SecurityGroups []string
 }
 
 // Addresses allocates ports and fixed IPs, inside its callers' transactions. It remembers where it last found a free
@@ -33,7 +36,8 @@ type Addresses struct {
 
 // Allocate makes a port with one fixed IP that is free, the lowest as far as this Addresses knows, or is [ErrNoMoreAddresses] and
 // names the network. A network that the project can't see, or that is being deleted, is NotFound. The addresses that the
-// network's own fields name (gateway, router, DNS servers, next hops of routes) are never given to a port.
+// network's own fields name (gateway, router, DNS servers, next hops of routes) are never given to a port. A security group that
+// the project does not have is NotFound; the default group is made if there is none.
 func (a *Addresses) Allocate(tx *state.Tx, req PortRequest) (Port, error) {
 	n, err := Networks.Get(tx, req.NetworkID)
 	if err != nil {
@@ -46,6 +50,9 @@ func (a *Addresses) Allocate(tx *state.Tx, req PortRequest) (Port, error) {
 		Hostname: req.Hostname, Plugged: true}
 	for range Ports.By(tx.Unguarded(), "tap", p.TapName()) {
 		p.ID = uuid.NewString() // one chance in 2^47 for two ports
+	}
+	if p.SecurityGroups, err = groupsFor(tx, req.ProjectID, req.SecurityGroups); err != nil {
+		return Port{}, err
 	}
 	addr, err := a.free(tx, n)
 	if err != nil {

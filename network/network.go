@@ -70,6 +70,9 @@ type Port struct {
 	Addrs      []netip.Addr
 	Hostname   string
 
+	// SecurityGroups are the ids of the groups that the port is in, sorted.
+	SecurityGroups []string
+
 	// Plugged says that the node is to have the port's tap: it is set before the tap is made, and cleared before it
 	// is removed.
 	Plugged bool
@@ -78,6 +81,7 @@ type Port struct {
 // Clone returns a copy that shares nothing.
 func (p Port) Clone() Port {
 	p.Addrs = append([]netip.Addr(nil), p.Addrs...)
+	p.SecurityGroups = append([]string(nil), p.SecurityGroups...)
 	return p
 }
 
@@ -110,11 +114,14 @@ var (
 		state.Index("tap", func(p Port) []string { return []string{p.TapName()} }),
 		state.Index("instance", func(p Port) []string { return []string{p.InstanceID} }),
 		state.Index("network", func(p Port) []string { return []string{p.NetworkID} }),
-		state.Index("host", func(p Port) []string { return []string{p.HostID} }))
+		state.Index("host", func(p Port) []string { return []string{p.HostID} }),
+		state.Index("security-group", func(p Port) []string { return p.SecurityGroups }))
 )
 
 // Schema returns what a store needs for this package.
-func Schema() []state.Schema { return []state.Schema{Networks, FixedIPs, Ports} }
+func Schema() []state.Schema {
+	return []state.Schema{Networks, FixedIPs, Ports, SecurityGroups, SecurityGroupUse}
+}
 
 // ErrNoMoreAddresses is a network whose fixed IPs are all taken.
 var ErrNoMoreAddresses = fmt.Errorf("no more fixed IPs: %w", errdefs.ErrResourceExhausted)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/uuid"
@@ -24,7 +25,7 @@ func stores(t *testing.T, n int) []*state.Store {
 	log := memstate.New(memstate.Config{})
 	all := make([]*state.Store, n)
 	for i := range all {
-		s, err := state.Open(t.Context(), state.Config{Log: log, Schema: network.Schema()})
+		s, err := state.Open(t.Context(), state.Config{Log: log, Schema: slices.Concat(auth.Schema(), network.Schema())})
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, s.Close()) })
 		all[i] = s
