@@ -79,7 +79,8 @@ var house = []line{
 	{path: "network/networktest", ours: []string{"network"}},
 	// It asks auth whether its caller may see and disable hosts.
 	{path: "scheduler", ours: []string{"auth", "state", "state/operation", "queue"}, outside: map[string]string{"github.com/google/uuid": uuids}},
-	{path: "compute", ours: []string{"auth", "image", "network", "queue", "scheduler", "state", "state/operation", "volume"},
+	{path: "compute/guestdata"},
+	{path: "compute", ours: []string{"auth", "compute/guestdata", "image", "network", "queue", "scheduler", "state", "state/operation", "volume"},
 		outside: map[string]string{"github.com/google/uuid": uuids}},
 	{path: "compute/libvirt", ours: []string{"compute"}, outside: map[string]string{
 		"github.com/digitalocean/go-libvirt": "libvirt's protocol without its C library",
@@ -91,6 +92,9 @@ var house = []line{
 	{path: ".", ours: []string{"auth", "compute", "image", "image/inspect", "network", "queue", "queue/memqueue", "scheduler",
 		"state", "state/memstate", "state/operation", "volume"},
 		outside: map[string]string{"github.com/google/uuid": uuids, "golang.org/x/sync": "waits for all parts of a cloud"}},
+
+	// Floor 4: faces, one for each wire format.
+	{path: "api/metadata", ours: []string{"compute", "compute/guestdata", "network", "state"}},
 
 	// Floor 5: programs. They alone choose drivers.
 	{path: "internal/libvirtd", ours: []string{"internal/testneed"}, outside: map[string]string{"golang.org/x/sys": linux}},
@@ -109,7 +113,7 @@ var house = []line{
 var rooms = []string{"state", "queue", "network", "volume", "compute"}
 
 // parts are packages of a room that are neither driver, fake nor suite.
-var parts = []string{"state/internal/feed", "state/operation"}
+var parts = []string{"state/internal/feed", "state/operation", "compute/guestdata"}
 
 // everywhere may be imported by all.
 var everywhere = map[string]string{
