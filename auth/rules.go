@@ -93,5 +93,22 @@ func DefaultPolicy() Policy {
 		"network:group:rule:add":    net,
 		"network:group:rule:remove": net,
 		"network:group:set":         net,
+
+		"volume:attach":       sys,
+		"volume:connection":   sys,
+		"volume:create":       makes,
+		"volume:delete":       sys,
+		"volume:detach":       sys,
+		"volume:detach:force": admin,
+		"volume:extend":       sys,
+		"volume:get":          look,
+		"volume:host:list":    admin,
+		"volume:list":         look,
+		"volume:list:all":     admin,
+
+		"volume:snapshot:create": makes,
+		"volume:snapshot:delete": sys,
+		"volume:snapshot:get":    look,
+		"volume:snapshot:list":   look,
 	}}
 }

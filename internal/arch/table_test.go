@@ -56,7 +56,11 @@ var house = []line{
 	{path: "image", ours: []string{"auth", "state", "state/operation", "queue", "image/inspect", "image/internal/qemuimg"},
 		outside: map[string]string{"github.com/google/uuid": uuids, "golang.org/x/sys": linux}},
 	{path: "image/blobtest", ours: []string{"image"}},
-	{path: "volume"},
+	// It asks auth whether its caller may see and disable hosts.
+	{path: "scheduler", ours: []string{"auth", "state", "state/operation", "queue"}, outside: map[string]string{"github.com/google/uuid": uuids}},
+	// It asks the scheduler which hosts get nothing new.
+	{path: "volume", ours: []string{"auth", "scheduler", "state", "state/operation"}, outside: map[string]string{
+		"github.com/google/uuid": uuids}},
 	{path: "volume/fakevolume", ours: []string{"volume"}, outside: map[string]string{"github.com/google/uuid": uuids,
 		"golang.org/x/sys": linux}},
 	{path: "volume/file", ours: []string{"volume"}, outside: map[string]string{"github.com/google/uuid": uuids,
@@ -64,7 +68,7 @@ var house = []line{
 	{path: "volume/iscsi/internal/pdu"},
 	{path: "volume/iscsi/internal/disk", outside: map[string]string{
 		"github.com/gostor/gotgt/pkg/scsi": "what a disk says of itself in SCSI", "github.com/gostor/gotgt/pkg/api": "its types"}},
-	{path: "volume/iscsi", ours: []string{"volume/iscsi/internal/pdu", "volume/iscsi/internal/disk"}, outside: map[string]string{
+	{path: "volume/iscsi", ours: []string{"volume", "volume/iscsi/internal/pdu", "volume/iscsi/internal/disk"}, outside: map[string]string{
 		"golang.org/x/sys": linux}},
 	{path: "volume/volumetest", ours: []string{"volume"}, outside: map[string]string{"github.com/google/uuid": uuids}},
 	{path: "network", ours: []string{"auth", "state"}, outside: map[string]string{"github.com/google/uuid": uuids}},
@@ -77,8 +81,6 @@ var house = []line{
 		"golang.org/x/net": "filters on sockets", "golang.org/x/sys": linux}},
 	{path: "network/fakenetwork", ours: []string{"network"}},
 	{path: "network/networktest", ours: []string{"network"}},
-	// It asks auth whether its caller may see and disable hosts.
-	{path: "scheduler", ours: []string{"auth", "state", "state/operation", "queue"}, outside: map[string]string{"github.com/google/uuid": uuids}},
 	{path: "compute/guestdata"},
 	{path: "compute", ours: []string{"auth", "compute/guestdata", "image", "network", "queue", "scheduler", "state", "state/operation", "volume"},
 		outside: map[string]string{"github.com/google/uuid": uuids}},

@@ -1,0 +1,335 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/dewpoint-cloud/dewpoint/scheduler"
+	"github.com/dewpoint-cloud/dewpoint/state"
+	"github.com/dewpoint-cloud/dewpoint/state/operation"
+)
+
+// AgentConfig is what an [Agent] is made of.
+type AgentConfig struct {
+	Store    *state.Store // required
+	HostID   string       // required: never changes, whatever the machine is called
+	HostName string       // required: for people
+	Driver   Driver       // required
+	Exporter Exporter     // required
+
+	Heartbeat time.Duration // how often the host describes itself and compares its exports with the records, less than [scheduler.DownAfter]; 0: 10 s
+	Parallel  int           // operations at once; 0: 32
+
+	Hooks  operation.Hooks
+	Logger *slog.Logger // nil: silent
+}
+
+// Agent does on one host what the records say of its volumes. It follows the records, and nobody has to ring. Of one host, at most
+// one agent may run at a time, in any process: a new one believes at once that its predecessor is dead.
+type Agent struct {
+	cfg    AgentConfig
+	runner *operation.Runner
+	locks  locks
+}
+
+// NewAgent checks the configuration. It starts nothing.
+func NewAgent(cfg AgentConfig) (*Agent, error) {
+	missing := ""
+	switch {
+	case cfg.Store == nil:
+		missing = "Store"
+	case cfg.HostID == "":
+		missing = "HostID"
+	case cfg.HostName == "":
+		missing = "HostName"
+	case cfg.Driver == nil:
+		missing = "Driver"
+	case cfg.Exporter == nil:
+		missing = "Exporter"
+	}
+	if missing != "" {
+		return nil, fmt.Errorf("volume: AgentConfig.%s is required: %w", missing, errdefs.ErrInvalidArgument)
+	}
+	if cfg.Heartbeat < 0 || cfg.Heartbeat >= scheduler.DownAfter {
+		return nil, fmt.Errorf("volume: AgentConfig.Heartbeat is %v, must be below %v: %w", cfg.Heartbeat, scheduler.DownAfter, errdefs.ErrInvalidArgument)
+	}
+	if cfg.Heartbeat == 0 {
+		cfg.Heartbeat = 10 * time.Second
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	cfg.Logger = cfg.Logger.With("host", cfg.HostName)
+	a := &Agent{cfg: cfg, locks: locks{held: map[string]chan struct{}{}}}
+	var err error
+	a.runner, err = operation.NewRunner(operation.Config{Store: cfg.Store, Owner: ownerOf(cfg.HostID), Exclusive: true, Parallel: cfg.Parallel,
+		Hooks: cfg.Hooks, Logger: cfg.Logger, Kinds: a.kinds()})
+	return a, err
+}
+
+// Run exports what is attached, makes the host known and does its work until ctx ends; then it returns nil when everything it started has
+// ended. Exports stay as they are. A driver or exporter that can't be reached is waited for.
+func (a *Agent) Run(ctx context.Context) error {
+	for wait := 250 * time.Millisecond; ; wait = min(2*wait, 30*time.Second) {
+		err := errors.Join(a.Compare(ctx), a.describe(ctx))
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err == nil {
+			break
+		}
+		a.cfg.Logger.Warn("volume: the host is not ready", "error", err, "again in", wait)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var parts sync.WaitGroup
+	parts.Go(func() { a.beat(ctx) })
+	parts.Go(func() { a.follow(ctx) })
+	err := a.runner.Run(ctx)
+	cancel()
+	parts.Wait()
+	return err
+}
+
+// beat gives a sign of life now and then.
+func (a *Agent) beat(ctx context.Context) {
+	ticker := time.NewTicker(a.cfg.Heartbeat)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if err := errors.Join(a.Compare(ctx), a.describe(ctx)); err != nil && ctx.Err() == nil {
+			a.cfg.Logger.Warn("volume: heartbeat failed", "error", err)
+		}
+	}
+}
+
+// follow rings when an operation of this host is begun, by whatever process.
+func (a *Agent) follow(ctx context.Context) {
+	owner := ownerOf(a.cfg.HostID)
+	all := func(*state.View) error { a.runner.Ring(); return nil }
+	for changes, err := range a.cfg.Store.ViewAndWatch(ctx, all) {
+		if err != nil {
+			if ctx.Err() == nil {
+				a.cfg.Logger.Warn("volume: the records can't be followed", "error", err)
+			}
+			return
+		}
+		for c := range operation.Table.Changes(changes) {
+			// Begun, asked to stop, or next in its turn.
+			if c.New == nil && c.Old.Owner == owner || c.New != nil && c.New.Owner == owner && (c.Old == nil || c.New.Cancel != c.Old.Cancel) {
+				a.runner.Ring()
+			}
+		}
+	}
+}
+
+// describe records what the host has.
+func (a *Agent) describe(ctx context.Context) error {
+	stats, err := a.cfg.Driver.Stats(ctx)
+	if err != nil {
+		return fmt.Errorf("volume: host %s: %w", a.cfg.HostName, err)
+	}
+	all, err := a.cfg.Driver.List(ctx)
+	if err != nil {
+		return fmt.Errorf("volume: host %s: %w", a.cfg.HostName, err)
+	}
+	return a.cfg.Store.Update(ctx, func(tx *state.Tx) error {
+		h := Host{ID: a.cfg.HostID, Name: a.cfg.HostName, TotalGiB: stats.TotalGiB, FreeGiB: stats.FreeGiB, Seen: time.Now().UTC()}
+		for _, i := range all {
+			if counted(tx.Unguarded(), i) {
+				h.KnownGiB += i.SizeGiB
+			}
+		}
+		return Hosts.Put(tx, h)
+	})
+}
+
+// counted tells whether what a driver has is counted by the records too.
+func counted(r state.Reader, i Info) bool {
+	if i.Of != "" {
+		s, err := Snapshots.Get(r, i.ID)
+		return err == nil && s.State != StateError
+	}
+	v, err := Volumes.Get(r, i.ID)
+	return err == nil && v.State != StateError
+}
+
+// Compare makes the host's exports what the records say: what is attached and not exported, as after a restart, is exported; what
+// is exported and not attached is ended.
+func (a *Agent) Compare(ctx context.Context) error {
+	have, err := a.cfg.Exporter.Exports(ctx)
+	if err != nil {
+		return fmt.Errorf("volume: exports: %w", err)
+	}
+	// The exports first: what they have and the records then don't was ended, unless it was begun meanwhile, which has a newer epoch.
+	there := map[string]uint64{}
+	for _, e := range have {
+		there[e.VolumeID] = e.Epoch
+	}
+	var missing []string
+	wanted := map[string]uint64{}
+	err = a.cfg.Store.View(func(v *state.View) error {
+		for at := range Attachments.By(v, "host", a.cfg.HostID) {
+			wanted[at.VolumeID] = at.Epoch
+			if epoch, ok := there[at.VolumeID]; at.Ready && !at.Ending && (!ok || epoch != at.Epoch) {
+				missing = append(missing, at.VolumeID)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	var problems error
+	for id, epoch := range there {
+		if want, ok := wanted[id]; !ok || epoch < want {
+			a.cfg.Logger.Warn("volume: an export that no record names is ended", "volume", id, "epoch", epoch)
+			problems = errors.Join(problems, a.unexport(ctx, &work{VolumeID: id, Epoch: epoch}))
+		}
+	}
+	for _, id := range missing {
+		problems = errors.Join(problems, a.exportAgain(ctx, id))
+	}
+	return problems
+}
+
+// exportAgain exports what is attached, if it still is.
+func (a *Agent) exportAgain(ctx context.Context, id string) error {
+	unlock, err := a.locks.lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	at, found, err := a.attachment(id)
+	if err != nil || !found || !at.Ready || at.Ending {
+		return err
+	}
+	target, err := a.exportNow(ctx, at)
+	if err != nil {
+		return fmt.Errorf("volume %s: exporting it again: %w", id, err)
+	}
+	if target == at.Target {
+		return nil
+	}
+	// The consumer was told another address; whoever connects from now on is told this one.
+	return a.cfg.Store.Update(ctx, func(tx *state.Tx) error {
+		_, now, err := held(tx, id, at.Epoch)
+		if err != nil {
+			return ignoreMissing(err)
+		}
+		now.Target = target
+		return Attachments.Put(tx, now)
+	})
+}
+
+// Difference says, in words for an operator, where what the host has is not what the records say. It changes nothing.
+func (a *Agent) Difference(ctx context.Context) ([]string, error) {
+	all, err := a.cfg.Driver.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	exports, err := a.cfg.Exporter.Exports(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	report := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
+	err = a.cfg.Store.View(func(r *state.View) error {
+		have := map[string]Info{}
+		for _, i := range all {
+			have[i.ID] = i
+			if !counted(r, i) {
+				report("volume %s of %d GiB: no record wants it", i.ID, i.SizeGiB)
+			}
+		}
+		for v := range Volumes.By(r, "host", a.cfg.HostID) {
+			i, ok := have[v.ID]
+			switch {
+			case v.State == StateError:
+			case !ok:
+				report("volume %s is %s, and has no device", v.ID, v.State)
+			case i.SizeGiB != v.SizeGiB || i.Of != "":
+				report("volume %s has %d GiB, its record %d", v.ID, i.SizeGiB, v.SizeGiB)
+			}
+		}
+		for s := range Snapshots.By(r, "host", a.cfg.HostID) {
+			if i, ok := have[s.ID]; s.State != StateError && (!ok || i.Of != s.VolumeID) {
+				report("snapshot %s is %s, and has no device", s.ID, s.State)
+			}
+		}
+		there := map[string]uint64{}
+		for _, e := range exports {
+			there[e.VolumeID] = e.Epoch
+			if at, err := Attachments.Get(r, e.VolumeID); err != nil || at.Epoch != e.Epoch {
+				report("volume %s is exported with epoch %d: no record wants it", e.VolumeID, e.Epoch)
+			}
+		}
+		for at := range Attachments.By(r, "host", a.cfg.HostID) {
+			if _, ok := there[at.VolumeID]; at.Ready && !at.Ending && !ok {
+				report("volume %s is attached to %s and not exported", at.VolumeID, at.Consumer)
+			}
+		}
+		return nil
+	})
+	return found, err
+}
+
+func (a *Agent) volume(id string) (v Volume, err error) {
+	err = a.cfg.Store.View(func(r *state.View) error { v, err = Volumes.Get(r, id); return err })
+	return v, err
+}
+
+func (a *Agent) attachment(id string) (at Attachment, found bool, err error) {
+	err = a.cfg.Store.View(func(r *state.View) error {
+		at, err = Attachments.Get(r, id)
+		return err
+	})
+	if errdefs.IsNotFound(err) {
+		return at, false, nil
+	}
+	return at, err == nil, err
+}
+
+// locks are one for each volume.
+type locks struct {
+	mu   sync.Mutex
+	held map[string]chan struct{}
+}
+
+func (l *locks) lock(ctx context.Context, id string) (unlock func(), err error) {
+	for {
+		l.mu.Lock()
+		other, taken := l.held[id]
+		if !taken {
+			l.held[id] = make(chan struct{})
+			l.mu.Unlock()
+			return func() {
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				close(l.held[id])
+				delete(l.held, id)
+			}, nil
+		}
+		l.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}

@@ -1,0 +1,310 @@
+package volume
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/dewpoint-cloud/dewpoint/state"
+	"github.com/dewpoint-cloud/dewpoint/state/operation"
+)
+
+// work is what an operation keeps.
+type work struct {
+	VolumeID   string
+	SnapshotID string // of those on a snapshot
+	Epoch      uint64 // of those on an attachment
+	SizeGiB    int    // of an extension
+	OldGiB     int    // the size before it; if it failed, that after it
+	Target     Target // of an export: where it is
+	Delete     bool   // of a release: the volume is deleted then
+}
+
+// The kinds of operations on volumes.
+const (
+	kindCreate         = "volume.create"
+	kindDelete         = "volume.delete"
+	kindExtend         = "volume.extend"
+	kindExport         = "volume.export"
+	kindRelease        = "volume.release"
+	kindSnapshot       = "volume.snapshot"
+	kindDeleteSnapshot = "volume.snapshot.delete"
+)
+
+const (
+	// createDeadline bounds what may copy a whole volume.
+	createDeadline = 4 * time.Hour
+	// actionDeadline bounds the rest.
+	actionDeadline = 10 * time.Minute
+)
+
+func ownerOf(hostID string) string { return "volume-host/" + hostID }
+
+func (a *Agent) kinds() []operation.Definition {
+	return []operation.Definition{
+		operation.Define(operation.Kind[work]{
+			Name:  kindCreate,
+			Steps: []operation.Step[work]{{Name: "device", Do: a.create, Undo: a.remove}},
+			Done: func(tx *state.Tx, w *work) error {
+				return created(tx, w, func(v *Volume) { v.State, v.Fault = StateAvailable, "" })
+			},
+			Failed: func(tx *state.Tx, w *work, reason string) error {
+				return created(tx, w, func(v *Volume) { v.State, v.Fault = StateError, reason })
+			},
+			Problem: problem,
+		}),
+		// A half-removed volume is of no use, so a deletion only goes forward.
+		operation.Define(operation.Kind[work]{
+			Name:    kindDelete,
+			Persist: true,
+			Steps:   []operation.Step[work]{{Name: "export", Do: a.unexport}, {Name: "device", Do: a.remove}},
+			Done: func(tx *state.Tx, w *work) error {
+				return ignoreMissing(Volumes.Delete(tx, w.VolumeID))
+			},
+			Problem: problem,
+		}),
+		operation.Define(operation.Kind[work]{
+			Name: kindExtend,
+			// What was made larger is not made smaller: undoing it looks what size there is.
+			Steps: []operation.Step[work]{{Name: "device", Do: a.extend, Undo: a.measure}},
+			Done: func(tx *state.Tx, w *work) error {
+				return change(tx, w, func(v *Volume) { v.State, v.Fault = StateAvailable, "" })
+			},
+			Failed: func(tx *state.Tx, w *work, reason string) error {
+				return change(tx, w, func(v *Volume) { v.State, v.SizeGiB, v.Fault = StateAvailable, w.OldGiB, reason })
+			},
+			Problem: problem,
+		}),
+		operation.Define(operation.Kind[work]{
+			Name:    kindExport,
+			Steps:   []operation.Step[work]{{Name: "export", Do: a.export, Undo: a.unexport}},
+			Done:    exported,
+			Failed:  notExported,
+			Problem: problem,
+		}),
+		// The consumer has let go, or is gone: there is no way back.
+		operation.Define(operation.Kind[work]{
+			Name:    kindRelease,
+			Persist: true,
+			Steps:   []operation.Step[work]{{Name: "export", Do: a.unexport}},
+			Done:    released,
+			Problem: problem,
+		}),
+		operation.Define(operation.Kind[work]{
+			Name:  kindSnapshot,
+			Steps: []operation.Step[work]{{Name: "device", Do: a.snapshot, Undo: a.removeSnapshot}},
+			Done: func(tx *state.Tx, w *work) error {
+				return changeSnapshot(tx, w, func(s *Snapshot) { s.State, s.Fault = StateAvailable, "" })
+			},
+			Failed: func(tx *state.Tx, w *work, reason string) error {
+				return changeSnapshot(tx, w, func(s *Snapshot) { s.State, s.Fault = StateError, reason })
+			},
+			Problem: snapshotProblem,
+		}),
+		operation.Define(operation.Kind[work]{
+			Name:    kindDeleteSnapshot,
+			Persist: true,
+			Steps:   []operation.Step[work]{{Name: "device", Do: a.removeSnapshot}},
+			Done: func(tx *state.Tx, w *work) error {
+				return ignoreMissing(Snapshots.Delete(tx, w.SnapshotID))
+			},
+			Problem: snapshotProblem,
+		}),
+	}
+}
+
+// The steps. Each may be cut short at any place and done again from its beginning, and each that undoes may find that there
+// is nothing to undo.
+
+func (a *Agent) create(ctx context.Context, w *work) error {
+	v, err := a.volume(w.VolumeID)
+	switch {
+	case err != nil:
+		return err
+	case v.SnapshotID != "":
+		return a.cfg.Driver.Clone(ctx, v.ID, v.SnapshotID, v.SizeGiB)
+	case v.SourceID != "":
+		return a.cfg.Driver.Clone(ctx, v.ID, v.SourceID, v.SizeGiB)
+	}
+	return a.cfg.Driver.Create(ctx, v.ID, v.SizeGiB)
+}
+
+func (a *Agent) remove(ctx context.Context, w *work) error {
+	return a.cfg.Driver.Delete(ctx, w.VolumeID)
+}
+
+func (a *Agent) extend(ctx context.Context, w *work) error {
+	if err := a.cfg.Driver.Extend(ctx, w.VolumeID, w.SizeGiB); err != nil {
+		return err
+	}
+	return a.cfg.Exporter.Resized(ctx, w.VolumeID)
+}
+
+func (a *Agent) measure(ctx context.Context, w *work) error {
+	all, err := a.cfg.Driver.List(ctx)
+	for _, i := range all {
+		if i.ID == w.VolumeID {
+			w.OldGiB = i.SizeGiB
+		}
+	}
+	return err
+}
+
+func (a *Agent) snapshot(ctx context.Context, w *work) error {
+	return a.cfg.Driver.Snapshot(ctx, w.SnapshotID, w.VolumeID)
+}
+
+func (a *Agent) removeSnapshot(ctx context.Context, w *work) error {
+	return a.cfg.Driver.DeleteSnapshot(ctx, w.SnapshotID)
+}
+
+func (a *Agent) export(ctx context.Context, w *work) error {
+	unlock, err := a.locks.lock(ctx, w.VolumeID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	at, found, err := a.attachment(w.VolumeID)
+	switch {
+	case err != nil:
+		return err
+	case !found || at.Epoch != w.Epoch || at.Ending:
+		return fmt.Errorf("attachment %d of volume %s has ended: %w", w.Epoch, w.VolumeID, errdefs.ErrFailedPrecondition)
+	}
+	w.Target, err = a.exportNow(ctx, at)
+	return err
+}
+
+// exportNow exports a volume as its attachment says. The volume is locked.
+func (a *Agent) exportNow(ctx context.Context, at Attachment) (Target, error) {
+	path, err := a.cfg.Driver.Path(ctx, at.VolumeID)
+	if err != nil {
+		return Target{}, err
+	}
+	return a.cfg.Exporter.Export(ctx, Export{VolumeID: at.VolumeID, Epoch: at.Epoch, Path: path, Initiator: at.Initiator, User: at.User,
+		Secret: at.Secret})
+}
+
+func (a *Agent) unexport(ctx context.Context, w *work) error {
+	unlock, err := a.locks.lock(ctx, w.VolumeID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	err = a.cfg.Exporter.Unexport(ctx, w.VolumeID, w.Epoch)
+	if errdefs.IsFailedPrecondition(err) { // a newer epoch has it, and has ended this one
+		return nil
+	}
+	return err
+}
+
+// The effects on records. That there is no record any more is no error: an operation must be able to end.
+
+func ignoreMissing(err error) error {
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+func change(tx *state.Tx, w *work, f func(*Volume)) error {
+	v, err := Volumes.Get(tx, w.VolumeID)
+	if err != nil {
+		return ignoreMissing(err)
+	}
+	waits := v.State == StateDeleting
+	f(&v)
+	if waits {
+		v.State = StateDeleting // its deletion is next
+	}
+	return Volumes.Put(tx, v)
+}
+
+func changeSnapshot(tx *state.Tx, w *work, f func(*Snapshot)) error {
+	s, err := Snapshots.Get(tx, w.SnapshotID)
+	if err != nil {
+		return ignoreMissing(err)
+	}
+	waits := s.State == StateDeleting
+	f(&s)
+	if waits {
+		s.State = StateDeleting
+	}
+	return Snapshots.Put(tx, s)
+}
+
+// created ends the making of a volume, and gives back what it was made of.
+func created(tx *state.Tx, w *work, f func(*Volume)) error {
+	v, err := Volumes.Get(tx, w.VolumeID)
+	if err != nil {
+		return ignoreMissing(err)
+	}
+	if s, err := Snapshots.Get(tx, v.SnapshotID); err == nil {
+		s.Copies--
+		if err := Snapshots.Put(tx, s); err != nil {
+			return err
+		}
+	}
+	if from, err := Volumes.Get(tx, v.SourceID); err == nil {
+		from.Copies--
+		if err := Volumes.Put(tx, from); err != nil {
+			return err
+		}
+	}
+	return change(tx, w, f)
+}
+
+func exported(tx *state.Tx, w *work) error {
+	v, at, err := held(tx, w.VolumeID, w.Epoch)
+	if err != nil || at.Ending {
+		return ignoreMissing(err)
+	}
+	at.Ready, at.Target = true, w.Target
+	if at.InstanceID == "" {
+		v.State, v.Fault = StateInUse, ""
+		if err := Volumes.Put(tx, v); err != nil {
+			return err
+		}
+	}
+	return Attachments.Put(tx, at)
+}
+
+func notExported(tx *state.Tx, w *work, reason string) error {
+	v, at, err := held(tx, w.VolumeID, w.Epoch)
+	if err != nil || at.Ending { // a release is next
+		return ignoreMissing(err)
+	}
+	v.State, v.AttachedTo, v.Device, v.DeleteOnTermination, v.Fault = StateAvailable, "", "", false, reason
+	if err := Volumes.Put(tx, v); err != nil {
+		return err
+	}
+	return Attachments.Delete(tx, v.ID)
+}
+
+func released(tx *state.Tx, w *work) error {
+	v, at, err := held(tx, w.VolumeID, w.Epoch)
+	if err != nil {
+		return ignoreMissing(err)
+	}
+	if err := Attachments.Delete(tx, at.VolumeID); err != nil {
+		return err
+	}
+	v.State, v.AttachedTo, v.Device, v.DeleteOnTermination = StateAvailable, "", "", false
+	if w.Delete {
+		if err := v.remove(tx); err != nil {
+			return err
+		}
+	}
+	return Volumes.Put(tx, v)
+}
+
+// problem shows on the volume why what is being done does not move.
+func problem(tx *state.Tx, w *work, reason string) error {
+	return change(tx, w, func(v *Volume) { v.Fault = reason })
+}
+
+func snapshotProblem(tx *state.Tx, w *work, reason string) error {
+	return changeSnapshot(tx, w, func(s *Snapshot) { s.Fault = reason })
+}
