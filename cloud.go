@@ -108,6 +108,9 @@ func (c *Cloud) run(ctx context.Context) (err error) {
 		return err
 	}
 	blobs := c.cfg.Blobs
+	if c.cfg.Images != nil {
+		blobs = noBlobs{}
+	}
 	if blobs == nil {
 		files, err := image.NewFiles(c.path("images"))
 		if err != nil {
@@ -140,7 +143,9 @@ func (c *Cloud) run(ctx context.Context) (err error) {
 		parts.Go(func() error { return node.compute.Run(ctx) })
 	}
 	parts.Go(func() error { return c.cfg.members.Run(ctx, store) })
-	parts.Go(func() error { return c.sweep(ctx, services) })
+	if c.cfg.Images == nil {
+		parts.Go(func() error { return c.sweep(ctx, services) })
+	}
 	parts.Go(func() error {
 		if node != nil { // a request right after the start finds the node's room
 			err := scheduler.Beats.Await(ctx, store, node.hostID, func(b scheduler.Beat, found bool) (bool, error) {

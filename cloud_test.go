@@ -72,6 +72,9 @@ func furnish(t *testing.T, ctx context.Context, s *dewpoint.Services) compute.Ru
 
 func TestAMistakeInTheConfigNamesTheField(t *testing.T) {
 	full := newRig(t).cfg
+	blobs, err := image.NewFiles(t.TempDir())
+	require.NoError(t, err)
+	defer blobs.Close()
 	for _, c := range []struct {
 		says   string
 		change func(*dewpoint.Config)
@@ -79,6 +82,7 @@ func TestAMistakeInTheConfigNamesTheField(t *testing.T) {
 		{"Config.NetworkManager is nil", func(c *dewpoint.Config) { c.NetworkManager = nil }},
 		{"Config.Hypervisor is nil", func(c *dewpoint.Config) { c.Hypervisor = nil }},
 		{"Config.Dir is empty", func(c *dewpoint.Config) { c.Dir = "" }},
+		{"Config.Images is set", func(c *dewpoint.Config) { c.Images, c.Blobs = image.BlobSource{}, blobs }},
 		{"Config.StopGrace is -1s", func(c *dewpoint.Config) { c.StopGrace = -time.Second }},
 		{"Config.Repair is -1s", func(c *dewpoint.Config) { c.Repair = -time.Second }},
 		{"Config.Sync is -1s", func(c *dewpoint.Config) { c.Sync = -time.Second }},

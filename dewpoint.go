@@ -46,10 +46,13 @@ type Config struct {
 
 	// Dir is where files go that are not the host program's to choose: images in Dir/images, instances' disks in Dir/node, consoles in Dir/consoles,
 	// the node's id in Dir/host-id. It is made if it is missing; its parent must exist. One process at a time may use
-	// it. Required, unless Blobs and, on a node, Disks and Host.ID are given.
+	// it. Required, unless Blobs or Images and, on a node, Disks and Host.ID are given.
 	Dir   string
-	Blobs image.Blobs   // nil: files in Dir/images
-	Disks compute.Disks // nil: made of images, in Dir/node
+	Blobs image.Blobs // nil: files in Dir/images
+	// Images is where a node gets the contents of images if other processes keep them, as with api/cluster: this one then has
+	// no Blobs, and its image service can neither take nor give a content. Nil: Blobs.
+	Images image.Source
+	Disks  compute.Disks // nil: made of images, in Dir/node
 
 	// Host describes the node. A zero ID is made once and kept in Dir; a zero Name is the machine's; a zero Total is what
 	// the hypervisor says it has. A host is known by its ID: its name may change.
@@ -84,8 +87,10 @@ func (c *Config) complete() error {
 		return bad("Hypervisor is nil, must be set where NetworkManager is")
 	case !c.isNode() && c.DHCP != nil:
 		return bad("Hypervisor is nil, must be set where DHCP is")
-	case c.Dir == "" && c.Blobs == nil:
-		return bad("Dir is empty, must be set unless Blobs is")
+	case c.Images != nil && (c.Blobs != nil || !c.isNode()):
+		return bad("Images is set, must be nil where Blobs is set and where Hypervisor is nil")
+	case c.Dir == "" && c.Blobs == nil && c.Images == nil:
+		return bad("Dir is empty, must be set unless Blobs or Images is")
 	case c.Dir == "" && c.isNode() && c.Disks == nil:
 		return bad("Dir is empty, must be set unless Disks is")
 	case c.Dir == "" && c.isNode() && c.Host.ID == "":

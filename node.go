@@ -47,7 +47,11 @@ func (c *Cloud) newNode(s *Services, blobs image.Blobs) (*node, error) {
 		return nil, err
 	}
 	if n.disks == nil {
-		cache, err := image.NewCache(image.CacheConfig{Dir: c.path("node"), Source: image.BlobSource{Blobs: blobs}, Logger: c.cfg.Logger})
+		source := c.cfg.Images
+		if source == nil {
+			source = image.BlobSource{Blobs: blobs}
+		}
+		cache, err := image.NewCache(image.CacheConfig{Dir: c.path("node"), Source: source, Logger: c.cfg.Logger})
 		if err != nil {
 			return nil, err
 		}

@@ -97,6 +97,7 @@ var house = []line{
 
 	// Floor 4: faces, one for each wire format.
 	{path: "api/metadata", ours: []string{"compute", "compute/guestdata", "network", "state"}},
+	{path: "api/cluster", ours: []string{"auth/ca", "image"}, outside: map[string]string{"github.com/google/uuid": uuids}},
 
 	// Floor 5: programs. They alone choose drivers.
 	{path: "internal/libvirtd", ours: []string{"internal/testneed"}, outside: map[string]string{"golang.org/x/sys": linux}},
