@@ -31,8 +31,8 @@ func (c *Cloud) newNode(s *Services, blobs image.Blobs) (*node, error) {
 	host := c.cfg.Host
 	var err error
 	if host.ID == "" {
-		if host.ID, err = hostID(c.path("host-id")); err != nil {
-			return nil, fmt.Errorf("dewpoint: this host's id: %w", err)
+		if host.ID, err = HostID(c.cfg.Dir); err != nil {
+			return nil, err
 		}
 	}
 	if host.Name == "" {
@@ -82,7 +82,16 @@ func (c *Cloud) makeDir() error {
 	return nil
 }
 
-// hostID returns the id in the file, which is made, once, if it is missing.
+// HostID returns the id of the host that has the directory: what stands in dir/host-id, which is made, once, if it is missing. A
+// Cloud whose Config.Host has no ID asks this for its Dir; a program that must know it earlier asks by itself.
+func HostID(dir string) (string, error) {
+	id, err := hostID(filepath.Join(dir, "host-id"))
+	if err != nil {
+		return "", fmt.Errorf("dewpoint: this host's id: %w", err)
+	}
+	return id, nil
+}
+
 func hostID(file string) (string, error) {
 	for {
 		text, err := os.ReadFile(file)

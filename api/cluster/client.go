@@ -12,13 +12,11 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strconv"
 	"time"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/dewpoint-cloud/dewpoint/auth/ca"
-	"github.com/dewpoint-cloud/dewpoint/image"
 )
 
 // JoinConfig is what a node says to join.
@@ -205,42 +203,3 @@ func (c Credentials) Expires() (time.Time, error) {
 	}
 	return t.Certificates[0].Leaf.NotAfter, nil
 }
-
-// Client is a node's side of the handler. It is an image.Source, and safe for concurrent use.
-type Client struct {
-	cred Credentials
-	http *http.Transport
-}
-
-// NewClient returns a client with these credentials. It connects to nothing yet.
-func NewClient(c Credentials) (*Client, error) {
-	t, err := c.TLS()
-	if err != nil {
-		return nil, err
-	}
-	return &Client{cred: c, http: transport(t)}, nil
-}
-
-// Renew returns the credentials with a new key and certificate, and the settings as they are now. Those of the client stay as they are.
-// It fails as [Join] does.
-func (c *Client) Renew(ctx context.Context) (Credentials, error) {
-	next := c.cred
-	return next, next.ask(ctx, c.http, "renew", joinRequest{})
-}
-
-// OpenImage returns the content of an image, as an image.Source does.
-func (c *Client) OpenImage(ctx context.Context, img image.Image) (io.ReadCloser, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet,
-		"https://"+c.cred.Address+"/v1/images/"+img.ID+"/"+strconv.FormatUint(img.Upload, 10), nil)
-	if err != nil {
-		return nil, fmt.Errorf("cluster: %w: %w", err, errdefs.ErrInvalidArgument)
-	}
-	resp, err := do(c.http, r)
-	if err != nil {
-		return nil, err
-	}
-	return resp.Body, nil
-}
-
-// Close ends the connections that nobody uses.
-func (c *Client) Close() { c.http.CloseIdleConnections() }

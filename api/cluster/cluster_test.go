@@ -111,9 +111,9 @@ func TestANodeJoinsAndGetsImages(t *testing.T) {
 	require.NoError(t, err)
 	require.WithinDuration(t, time.Now().Add(ca.DefaultLife), end, time.Hour)
 
-	client, err := NewClient(cred)
+	client, err := NewNode(NodeConfig{Credentials: cred, File: file})
 	require.NoError(t, err)
-	defer client.Close()
+	defer client.http.CloseIdleConnections()
 	r, err := client.OpenImage(t.Context(), image.Image{ID: "good", Upload: 3})
 	require.NoError(t, err)
 	content, err := io.ReadAll(r)
@@ -131,20 +131,22 @@ func TestANodeJoinsAndGetsImages(t *testing.T) {
 	require.True(t, errdefs.IsInternal(err), err)
 	require.NotContains(t, err.Error(), "secret")
 
-	next, err := client.Renew(t.Context())
-	require.NoError(t, err)
+	require.NoError(t, client.Renew(t.Context()))
+	next := client.Credentials()
 	require.NotEqual(t, cred.Key, next.Key)
-	second, err := NewClient(next)
+	saved, err := Load(file)
 	require.NoError(t, err)
-	defer second.Close()
-	r, err = second.OpenImage(t.Context(), image.Image{ID: "good", Upload: 3})
+	require.Equal(t, next.Key, saved.Key)
+	client.http.CloseIdleConnections() // the next connection is made with the new one
+	r, err = client.OpenImage(t.Context(), image.Image{ID: "good", Upload: 3})
 	require.NoError(t, err)
 	require.NoError(t, r.Close())
 
 	c.admit = fmt.Errorf("host n1 was taken out of the cloud: %w", errdefs.ErrPermissionDenied)
-	_, err = client.Renew(t.Context())
+	err = client.Renew(t.Context())
 	require.True(t, errdefs.IsPermissionDenied(err), err)
 	require.ErrorContains(t, err, "was taken out")
+	require.Equal(t, next, client.Credentials())
 	_, err = c.join(t)
 	require.True(t, errdefs.IsPermissionDenied(err), err)
 }
@@ -247,10 +249,37 @@ func TestCredentialsThatAreNone(t *testing.T) {
 		require.True(t, errdefs.IsDataLoss(err), err)
 		require.ErrorContains(t, err, file)
 	}
-	_, err = NewClient(Credentials{})
+	_, err = NewNode(NodeConfig{})
 	require.True(t, errdefs.IsDataLoss(err), err)
 	_, err = NewHandler(HandlerConfig{})
 	require.ErrorContains(t, err, "HandlerConfig.CA")
 	_, err = TLS(newCA(t), ca.Pair{})
 	require.True(t, errdefs.IsInvalidArgument(err), err)
+}
+
+// A certificate of which a third or less is left is renewed at once; a fresh one is not.
+func TestANodeKeepsItsCertificateFresh(t *testing.T) {
+	c := newController(t, "127.0.0.1")
+	cred, err := c.join(t)
+	require.NoError(t, err)
+	short, err := c.ca.Issue(ca.Request{Name: certPrefix + hostID, Life: 10 * time.Minute}) // and an hour has gone
+	require.NoError(t, err)
+	old := cred
+	old.Certificate, old.Key = short.Cert, short.Key
+	for _, x := range []struct {
+		cred    Credentials
+		renewed bool
+	}{{cred, false}, {old, true}} {
+		n, err := NewNode(NodeConfig{Credentials: x.cred})
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- n.Run(ctx) }()
+		if x.renewed {
+			require.Eventually(t, func() bool { return !bytes.Equal(n.Credentials().Key, x.cred.Key) }, 10*time.Second, time.Millisecond)
+		}
+		cancel()
+		require.NoError(t, <-ended)
+		require.Equal(t, x.renewed, !bytes.Equal(n.Credentials().Key, x.cred.Key))
+	}
 }

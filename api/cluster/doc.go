@@ -2,7 +2,8 @@
 // and afterwards, by its certificate, a new certificate and the contents of images. Everything else goes over the store and the bus.
 //
 // On the controller, [NewHandler] is served with [TLS] of a certificate from its [ca.CA]. On a node, [Join] makes a key, proves the
-// token and returns [Credentials], which are kept in a file; a [Client] uses them, and is the node's image.Source.
+// token and returns [Credentials], which are kept in a file; a [Node] uses them,
+// keeps them fresh, and is the node's image.Source.
 //
 //	POST /v1/join           token, signing request, host → certificate, settings
 //	POST /v1/renew          signing request → certificate, settings          by certificate
