@@ -13,7 +13,18 @@ const (
 	DefaultMTU = 1500
 	minMTU     = 576
 	maxMTU     = 65521 // of a tap
+
+	// MaxVLAN is the largest id of a VLAN: 0 and 4095 are none (IEEE 802.1Q §9.6).
+	MaxVLAN = 4094
 )
+
+// VLANLink returns the name of the sub-interface of the bridge's uplink for its VLAN, "" if it has none.
+func (b Bridge) VLANLink() string {
+	if b.VLAN == 0 {
+		return ""
+	}
+	return fmt.Sprint("vlan", b.VLAN)
+}
 
 // Validate returns what contradicts itself in d or can't be on any node, naming the field and its limit, as an InvalidArgument.
 func (d Desired) Validate() error {
@@ -22,6 +33,7 @@ func (d Desired) Validate() error {
 	}
 	links := make(map[string]string, len(d.Bridges)+len(d.Taps)) // names of links, each with what it is
 	bridges := make(map[string]bool, len(d.Bridges))
+	vlans := map[int]string{} // each with its bridge
 	type place struct {
 		bridge  string
 		address string
@@ -47,13 +59,35 @@ func (d Desired) Validate() error {
 			return bad("bridge %s: MTU %d must be 0 or between %d and %d", b.Name, b.MTU, minMTU, maxMTU)
 		case b.Gateway.IsValid() && !fixed(b.Gateway.Addr()):
 			return bad("bridge %s: Gateway %v is not the address of a host", b.Name, b.Gateway)
+		case b.External && (b.Gateway.IsValid() || b.Uplink != "" || b.VLAN != 0 || b.MTU != 0):
+			return bad("bridge %s: External, so it can have no Gateway, Uplink, VLAN or MTU of ours", b.Name)
+		case b.VLAN < 0 || b.VLAN > MaxVLAN:
+			return bad("bridge %s: VLAN %d must be between 1 and %d, or 0 for none", b.Name, b.VLAN, MaxVLAN)
+		case b.VLAN != 0 && b.Uplink == "":
+			return bad("bridge %s: VLAN %d needs an Uplink", b.Name, b.VLAN)
+		case b.VLAN != 0 && vlans[b.VLAN] != "":
+			return bad("bridge %s: VLAN %d belongs to bridge %s already", b.Name, b.VLAN, vlans[b.VLAN])
+		}
+		if b.VLAN != 0 {
+			vlans[b.VLAN] = b.Name
 		}
 		if b.Gateway.IsValid() {
 			taken[place{b.Name, b.Gateway.Addr().String()}] = "the gateway"
 		}
 	}
 	for _, b := range d.Bridges {
-		if b.Uplink != "" {
+		if b.VLAN != 0 {
+			if err := name("VLAN", b.VLANLink()); err != nil {
+				return err
+			}
+		} else if b.Uplink != "" {
+			if err := name("uplink", b.Uplink); err != nil {
+				return err
+			}
+		}
+	}
+	for _, b := range d.Bridges { // these can be shared
+		if b.VLAN != 0 && links[b.Uplink] != "uplink" {
 			if err := name("uplink", b.Uplink); err != nil {
 				return err
 			}

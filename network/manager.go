@@ -26,7 +26,8 @@ type Manager interface {
 	// on a bridge that is not in d, an address twice on one bridge) is InvalidArgument, and nothing was changed. An uplink
 	// that does not exist is NotFound, names it, and everything else in d is applied all the same. A link of the host that
 	// has the name of a bridge or tap in d, and not our mark, is AlreadyExists, names it, is not touched, and
-	// everything else in d is applied all the same.
+	// everything else in d is applied all the same. An External bridge that does not exist, or is no bridge, is NotFound, names it,
+	// its taps are on no bridge until it is there, and everything else in d is applied all the same.
 	Apply(ctx context.Context, d Desired) (Report, error)
 
 	// Plug adds or mends one tap, on a bridge that an earlier Apply or Plug made, or that is made now as b says.
@@ -81,6 +82,15 @@ type Bridge struct {
 	// Uplink is a network card of the node that is a port of the bridge, "" for none. Its addresses and routes
 	// move to the bridge when it is enslaved and back when the bridge goes.
 	Uplink string
+
+	// VLAN is the id of a VLAN (IEEE 802.1Q) of the uplink, from 1 to 4094: a sub-interface for it, "vlan100" for 100, is the port of
+	// the bridge then. The uplink itself is no port of it, keeps its addresses and routes, and carries as many VLANs as
+	// there are. The sub-interface is made and removed with the bridge. 0: none.
+	VLAN int
+
+	// External says that the bridge is an administrator's: taps join it and leave it, and nothing else of it is changed. Its
+	// taps have its MTU. It has no Gateway, Uplink, VLAN or MTU here, and Inspect shows it while a tap of ours is on it.
+	External bool
 
 	// Gateway is the node's own address on the bridge with the subnet's length, and invalid where the node has none. It is
 	// also the DHCP server's identifier.

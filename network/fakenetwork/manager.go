@@ -74,7 +74,7 @@ func (m *Manager) Inspect(ctx context.Context) (d network.Desired, err error) {
 	err = m.node.call(ctx, MethodInspect, "", func() error {
 		d = m.node.desired()
 		for i, b := range d.Bridges {
-			d.Bridges[i] = network.Bridge{Name: b.Name, MTU: b.MTU, Uplink: b.Uplink, Gateway: b.Gateway}
+			d.Bridges[i] = network.Bridge{Name: b.Name, MTU: b.MTU, Uplink: b.Uplink, VLAN: b.VLAN, External: b.External, Gateway: b.Gateway}
 		}
 		for i := range d.Taps {
 			d.Taps[i].Hostname = ""
@@ -89,9 +89,9 @@ func (m *Manager) Close() error { return nil }
 
 // apply makes the node as d says. It expects mu to be held.
 func (n *Node) apply(d network.Desired) ([]string, error) {
-	bridges, taps := map[string]bool{}, map[string]bool{}
+	bridges, taps := map[string]network.Bridge{}, map[string]bool{}
 	for _, b := range d.Bridges {
-		bridges[b.Name] = true
+		bridges[b.Name] = b
 	}
 	for _, t := range d.Taps {
 		taps[t.Name] = true
@@ -103,9 +103,12 @@ func (n *Node) apply(d network.Desired) ([]string, error) {
 			changes = append(changes, "tap "+name+" removed")
 		}
 	}
-	for name := range n.bridges {
-		if !bridges[name] {
-			n.removeBridge(name)
+	for name, have := range n.bridges {
+		if want, wanted := bridges[name]; wanted && want.External == have.External {
+			continue
+		}
+		n.removeBridge(name)
+		if !have.External {
 			changes = append(changes, "bridge "+name+" removed")
 		}
 	}
@@ -125,6 +128,14 @@ func (n *Node) add(d network.Desired) (changes []string, problems error) {
 		return false
 	}
 	for _, b := range d.Bridges {
+		if b.External {
+			if n.links[b.Name] {
+				n.bridges[b.Name] = b
+			} else {
+				problems = errors.Join(problems, fmt.Errorf("bridge %s: an administrator has to make it, and there is none: %w", b.Name, errdefs.ErrNotFound))
+			}
+			continue
+		}
 		if foreign("bridge", b.Name) {
 			continue
 		}
@@ -133,14 +144,14 @@ func (n *Node) add(d network.Desired) (changes []string, problems error) {
 		}
 		if b.Uplink != "" && !n.links[b.Uplink] {
 			problems = errors.Join(problems, fmt.Errorf("bridge %s: uplink %s: %w", b.Name, b.Uplink, errdefs.ErrNotFound))
-			b.Uplink = ""
+			b.Uplink, b.VLAN = "", 0
 		}
 		old, there := n.bridges[b.Name]
 		n.bridges[b.Name] = b
 		switch {
 		case !there:
 			changes = append(changes, "bridge "+b.Name+" made")
-		case old.MTU != b.MTU || old.Uplink != b.Uplink || old.Gateway != b.Gateway:
+		case old.MTU != b.MTU || old.Uplink != b.Uplink || old.VLAN != b.VLAN || old.Gateway != b.Gateway:
 			changes = append(changes, "bridge "+b.Name+" mended")
 		}
 	}

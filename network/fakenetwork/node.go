@@ -31,8 +31,8 @@ func NewNode() *Node {
 	return &Node{links: map[string]bool{}, bridges: map[string]network.Bridge{}, taps: map[string]tap{}, calls: map[Method]int{}}
 }
 
-// AddLink gives the node a link that is not the managers': one that a bridge may name as its uplink, or whose name no
-// bridge or tap can have.
+// AddLink gives the node a link that is not the managers': one that a bridge may name as its uplink, an administrator's bridge
+// ([network.Bridge.External]), or one whose name no bridge or tap can have.
 func (n *Node) AddLink(name string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -45,8 +45,10 @@ func (n *Node) RemoveLink(name string) {
 	defer n.mu.Unlock()
 	delete(n.links, name)
 	for _, b := range n.bridges {
-		if b.Uplink == name {
-			b.Uplink = ""
+		if b.External && b.Name == name {
+			n.removeBridge(name)
+		} else if b.Uplink == name {
+			b.Uplink, b.VLAN = "", 0
 			n.bridges[b.Name] = b
 		}
 	}
@@ -112,8 +114,14 @@ func (n *Node) Change(name string, change func(*network.Tap)) {
 
 func (n *Node) desired() network.Desired {
 	var d network.Desired
+	used := map[string]bool{}
+	for _, t := range n.taps {
+		used[t.Bridge] = true
+	}
 	for _, b := range n.bridges {
-		d.Bridges = append(d.Bridges, b)
+		if !b.External || used[b.Name] {
+			d.Bridges = append(d.Bridges, b)
+		}
 	}
 	for _, t := range n.taps {
 		d.Taps = append(d.Taps, t.Tap)

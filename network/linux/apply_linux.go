@@ -22,6 +22,9 @@ func (c *call) apply(ctx context.Context, d network.Desired) error {
 	if err != nil {
 		return err
 	}
+	if err := c.applyForward(ctx, d); err != nil {
+		return err
+	}
 	bridges, taps := map[string]network.Bridge{}, map[string]bool{}
 	for _, b := range d.Bridges {
 		bridges[b.Name] = b
@@ -38,13 +41,27 @@ func (c *call) apply(ctx context.Context, d network.Desired) error {
 			}
 		}
 	}
+	vlans := map[string]bool{}
+	for _, b := range d.Bridges {
+		vlans[b.VLANLink()] = true
+	}
+	for _, name := range sorted {
+		if l := links[name]; l != nil && l.isVLAN() && !vlans[name] {
+			if c.ok(failed("VLAN "+name, c.remove(ctx, l))) {
+				c.changed("VLAN %s removed", name)
+				delete(links, name)
+			}
+		}
+	}
 	// Uplinks are free before another bridge wants them.
 	for _, name := range sorted {
 		l := links[name]
 		if l == nil || !l.isBridge() {
 			continue
 		}
-		if b, wanted := bridges[name]; !wanted || b.Uplink != parseBridgeMark(l.alias).uplink {
+		b, wanted := bridges[name]
+		wanted = wanted && !b.External
+		if !wanted || enslaved(b) != parseBridgeMark(l.alias).uplink {
 			if !c.ok(c.release(ctx, l, links)) {
 				delete(bridges, name) // what is left on it would be taken for drift
 				continue
@@ -63,7 +80,7 @@ func (c *call) apply(ctx context.Context, d network.Desired) error {
 		if _, sound := bridges[b.Name]; !sound {
 			continue
 		}
-		l, err := c.ensureBridge(ctx, b, links[b.Name], links[b.Uplink])
+		l, err := c.ensureSegment(ctx, b, func(name string) (*nic, error) { return links[name], nil })
 		if c.ok(err); l != nil {
 			made[b.Name] = l
 		}
@@ -73,10 +90,15 @@ func (c *call) apply(ctx context.Context, d network.Desired) error {
 	}
 	for _, t := range d.Taps {
 		if bridge := made[t.Bridge]; bridge != nil {
-			c.ok(c.ensureTap(ctx, t, links[t.Name], bridge, mtu(bridges[t.Bridge])))
+			c.ok(c.ensureTap(ctx, t, links[t.Name], bridge, bridge.tapMTU(bridges[t.Bridge])))
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+	}
+	if c.problem == nil && !slices.ContainsFunc(d.Bridges, func(b network.Bridge) bool { return !b.External }) {
+		if err := c.dropForward(ctx); err != nil {
+			return err
 		}
 	}
 	// No tap is left that it would be for.
@@ -152,20 +174,19 @@ func (c *call) plug(ctx context.Context, b network.Bridge, t network.Tap) error 
 	if have != nil && !have.isTap() {
 		return foreign("tap", t.Name)
 	}
-	if bridge != nil && !bridge.isBridge() {
+	if bridge != nil && !b.External && !bridge.isBridge() {
 		return foreign("bridge", b.Name)
 	}
 	if err := c.plugFilter(ctx, t, have); err != nil {
 		return err
 	}
-	var uplink *nic
-	if b.Uplink != "" {
-		if uplink, err = c.link(ctx, b.Uplink); err != nil {
+	if bridge == nil && !b.External {
+		if err := c.plugForward(ctx, b.Name); err != nil {
 			return err
 		}
 	}
-	if bridge != nil && parseBridgeMark(bridge.alias).uplink != b.Uplink {
-		old, err := c.link(ctx, parseBridgeMark(bridge.alias).uplink)
+	if said := bridge.mark(); bridge != nil && bridge.isBridge() && said.uplink != enslaved(b) {
+		old, err := c.link(ctx, said.uplink)
 		if err != nil {
 			return err
 		}
@@ -177,11 +198,17 @@ func (c *call) plug(ctx context.Context, b network.Bridge, t network.Tap) error 
 			return err
 		}
 	}
-	bridge, err = c.ensureBridge(ctx, b, bridge, uplink)
+	found := map[string]*nic{b.Name: bridge}
+	bridge, err = c.ensureSegment(ctx, b, func(name string) (*nic, error) {
+		if l, known := found[name]; known {
+			return l, nil
+		}
+		return c.link(ctx, name)
+	})
 	if c.ok(err); bridge == nil {
 		return nil
 	}
-	return c.ensureTap(ctx, t, have, bridge, mtu(b))
+	return c.ensureTap(ctx, t, have, bridge, bridge.tapMTU(b))
 }
 
 // plugFilter puts the tap's elements into the sets, and takes those out that it had. What it had is in its mark.

@@ -104,7 +104,7 @@ func (c *call) setBridge(ctx context.Context, b network.Bridge, l, uplink *nic, 
 			return err
 		}
 	}
-	want := bridgeMark{gateway: b.Gateway}
+	want := bridgeMark{gateway: b.Gateway, vlan: b.VLAN}
 	if uplink != nil || said.uplink == b.Uplink {
 		want.uplink = b.Uplink // one that is away for now may come back
 	}

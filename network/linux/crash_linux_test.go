@@ -49,6 +49,13 @@ func (m *mortal) commit(c filterChange) error {
 	return err
 }
 
+func (m *mortal) forwarding() ([]string, error) { return dies(m, m.wire.forwarding) }
+
+func (m *mortal) forward(bridges []string) error {
+	_, err := dies(m, func() (struct{}, error) { return struct{}{}, m.wire.forward(bridges) })
+	return err
+}
+
 func (m *mortal) openTap(name string) (tapFile, error) {
 	var opened tapFile
 	f, err := dies(m, func() (f tapFile, err error) { opened, err = m.wire.openTap(name); return opened, err })

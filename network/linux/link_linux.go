@@ -20,13 +20,14 @@ type nic struct {
 	mac    net.HardwareAddr
 	mtu    int
 	master uint32 // 0: none
+	parent uint32 // of a VLAN: the link that it is a part of
 	group  uint32
 	up     bool
 	data   []byte // of its kind, as the kernel writes it
 }
 
 func (l *nic) ours() bool {
-	return isMarked(l.alias) || l.group == tapGroup || l.group == bridgeGroup
+	return isMarked(l.alias) || l.group == tapGroup || l.group == bridgeGroup || l.group == vlanGroup
 }
 
 // isBridge and isTap are what of ours the link is.
@@ -125,6 +126,8 @@ func decodeLink(message []byte) (*nic, error) {
 			l.mtu = int(ad.Uint32())
 		case unix.IFLA_MASTER:
 			l.master = ad.Uint32()
+		case unix.IFLA_LINK:
+			l.parent = ad.Uint32()
 		case unix.IFLA_GROUP:
 			l.group = ad.Uint32()
 		case unix.IFLA_LINKINFO:
@@ -156,6 +159,7 @@ type linkChange struct {
 	group  uint32
 	alias  *string
 	master *uint32
+	parent uint32 // of what is made
 	up     bool
 }
 
@@ -186,6 +190,9 @@ func (c *call) change(ctx context.Context, l linkChange) error {
 		}
 		if l.master != nil {
 			ae.Uint32(unix.IFLA_MASTER, *l.master)
+		}
+		if l.parent != 0 {
+			ae.Uint32(unix.IFLA_LINK, l.parent)
 		}
 		if l.kind != "" {
 			ae.Nested(unix.IFLA_LINKINFO, func(ae *netlink.AttributeEncoder) error {

@@ -49,7 +49,7 @@ func TestApplyPlugUnplug(t *testing.T) {
 	ctx := t.Context()
 	report, err := m.Apply(ctx, desired(1))
 	require.NoError(t, err)
-	require.Equal(t, []string{"filter made, as it is missing", "bridge br100 made", "tap dp0.1 made on bridge br100"}, report.Changes)
+	require.Equal(t, []string{"filter made, as it is missing", "table of forwarded packets made", "bridge br100 made", "tap dp0.1 made on bridge br100"}, report.Changes)
 	report, err = m.Apply(ctx, desired(1))
 	require.NoError(t, err)
 	require.Empty(t, report.Changes)
@@ -63,5 +63,5 @@ func TestApplyPlugUnplug(t *testing.T) {
 	require.Equal(t, desired(2), got)
 	report, err = m.Apply(ctx, network.Desired{})
 	require.NoError(t, err)
-	require.Equal(t, []string{"tap dp0.2 removed", "bridge br100 removed", "filter removed"}, report.Changes)
+	require.Equal(t, []string{"tap dp0.2 removed", "bridge br100 removed", "table of forwarded packets removed", "filter removed"}, report.Changes)
 }

@@ -144,6 +144,14 @@ func (c *call) inspect(ctx context.Context) (d network.Desired, err error) {
 		return d, err
 	}
 	names, facts := map[uint32]string{}, map[string]network.Tap{}
+	byIndex := make(map[uint32]*nic, len(links))
+	vlans := map[uint32]*nic{} // by the bridge that they are ports of
+	for _, l := range links {
+		byIndex[l.index] = l
+		if l.isVLAN() {
+			vlans[l.master] = l
+		}
+	}
 	for e := range have.elements {
 		tap, mac, ip, err := e.parse()
 		if err != nil {
@@ -166,6 +174,9 @@ func (c *call) inspect(ctx context.Context) (d network.Desired, err error) {
 		if up := links[m.uplink]; up != nil && up.master == l.index {
 			b.Uplink = m.uplink
 		}
+		if vlan := vlans[l.index]; vlan != nil && byIndex[vlan.parent] != nil {
+			b.Uplink, b.VLAN = byIndex[vlan.parent].name, vlan.vlan()
+		}
 		addresses, err := c.addresses(ctx, l, unix.AF_UNSPEC)
 		if err != nil {
 			return d, err
@@ -184,6 +195,10 @@ func (c *call) inspect(ctx context.Context) (d network.Desired, err error) {
 		slices.SortFunc(t.IPs, func(a, b netip.Addr) int {
 			return cmp.Or(cmp.Compare(said.position(a), said.position(b)), a.Compare(b))
 		})
+		if on := byIndex[l.master]; on != nil && names[on.index] == "" { // an administrator's
+			names[on.index] = on.name
+			d.Bridges = append(d.Bridges, network.Bridge{Name: on.name, External: true})
+		}
 		t.Name, t.Bridge, t.Port = l.name, names[l.master], said.port
 		d.Taps = append(d.Taps, t)
 	}

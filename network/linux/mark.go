@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/dewpoint-cloud/dewpoint/network"
@@ -21,6 +22,7 @@ type bridgeMark struct {
 	gateway netip.Prefix
 	uplink  string
 	shared  bool // the gateway is an address of the uplink too
+	vlan    int  // a sub-interface for it is a port of the bridge
 }
 
 func (m bridgeMark) String() string {
@@ -33,6 +35,9 @@ func (m bridgeMark) String() string {
 	}
 	if m.shared {
 		text += " shared=true"
+	}
+	if m.vlan != 0 {
+		text += fmt.Sprint(" vlan=", m.vlan)
 	}
 	return text
 }
@@ -47,6 +52,10 @@ func parseBridgeMark(alias string) (m bridgeMark) {
 			m.uplink = value
 		case "shared":
 			m.shared = value == "true"
+		case "vlan":
+			if id, err := strconv.Atoi(value); err == nil && id > 0 && id <= network.MaxVLAN {
+				m.vlan = id
+			}
 		}
 	}
 	return m

@@ -13,6 +13,7 @@ const tableName = "dewpoint"
 const (
 	tapGroup    = 0x64700001
 	bridgeGroup = 0x64700002
+	vlanGroup   = 0x64700003
 )
 
 // The sets. Each element begins with the name of a tap.

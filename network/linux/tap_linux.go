@@ -39,6 +39,13 @@ func (c *call) ensureTap(ctx context.Context, t network.Tap, have, bridge *nic, 
 	if len(wrong) == 0 {
 		return nil
 	}
+	if have.master != 0 && have.master != bridge.index && have.mtu != mtu {
+		// A bridge whose MTU nobody set follows its ports: the one that the tap leaves must not see the new one.
+		none := uint32(0)
+		if err := c.change(ctx, linkChange{index: have.index, master: &none}); err != nil {
+			return failed("tap "+t.Name, err)
+		}
+	}
 	if err := c.change(ctx, change); err != nil {
 		return failed("tap "+t.Name, err)
 	}

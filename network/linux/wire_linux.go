@@ -25,6 +25,10 @@ type wire interface {
 	// commit changes our table in one transaction: all of it, or none.
 	commit(c filterChange) error
 
+	// forwarding and forward are about the table of forwarded packets.
+	forwarding() ([]string, error)
+	forward(bridges []string) error
+
 	close() error
 }
 

@@ -33,6 +33,21 @@ func refuseRows() []row {
 					"no MAC address":           func(d *network.Desired) { d.Taps[2].MAC = nil },
 					"a tiny MTU":               func(d *network.Desired) { d.Bridges[0].MTU = 20 },
 					"a negative MTU":           func(d *network.Desired) { d.Bridges[0].MTU = -1 },
+					"a VLAN above 4094":        func(d *network.Desired) { d.Bridges[0].VLAN, d.Bridges[0].Uplink = 4095, "nt-card" },
+					"a VLAN without an uplink": func(d *network.Desired) { d.Bridges[0].VLAN = 100 },
+					"a VLAN twice": func(d *network.Desired) {
+						d.Bridges = append(d.Bridges, bridge(2))
+						for i := range d.Bridges {
+							d.Bridges[i].VLAN, d.Bridges[i].Uplink = 100, fmt.Sprint("nt-card", i)
+						}
+					},
+					"a tap with the name of a VLAN": func(d *network.Desired) {
+						d.Bridges[0].VLAN, d.Bridges[0].Uplink, d.Taps[2].Name = 100, "nt-card", "vlan100"
+					},
+					"a tap as the uplink of a VLAN": func(d *network.Desired) {
+						d.Bridges[0].VLAN, d.Bridges[0].Uplink = 100, d.Taps[2].Name
+					},
+					"a gateway on an administrator's bridge": func(d *network.Desired) { d.Bridges[0].MTU, d.Bridges[0].External = 0, true },
 				} {
 					d := desired(1, 2, 3)
 					spoil(&d)

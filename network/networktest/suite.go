@@ -33,6 +33,12 @@ type Env struct {
 	// Uplink is a network card of the node that the suite may use as an uplink. Optional.
 	Uplink string
 
+	// VLAN says that the node knows VLANs: the suite makes some of Uplink.
+	VLAN bool
+
+	// External is a bridge of the node that an administrator made. Others describes it too. Optional.
+	External string
+
 	// Foreign makes a link on the node that is not the managers', of the given name. Optional.
 	Foreign func(name string) error
 
@@ -79,7 +85,7 @@ type row struct {
 }
 
 func rows() []row {
-	return slices.Concat(applyRows(), mendRows(), refuseRows(), plugRows(), lifeRows())
+	return slices.Concat(applyRows(), mendRows(), modeRows(), refuseRows(), plugRows(), lifeRows())
 }
 
 // bench is an Env with a manager during one row.
@@ -172,7 +178,10 @@ func (e *bench) guarded() error {
 func kept(d network.Desired) network.Desired {
 	d = d.Clone()
 	for i, b := range d.Bridges {
-		d.Bridges[i] = network.Bridge{Name: b.Name, MTU: cmp.Or(b.MTU, network.DefaultMTU), Uplink: b.Uplink, Gateway: b.Gateway}
+		d.Bridges[i] = network.Bridge{Name: b.Name, MTU: cmp.Or(b.MTU, network.DefaultMTU), Uplink: b.Uplink, VLAN: b.VLAN, Gateway: b.Gateway}
+		if b.External {
+			d.Bridges[i] = network.Bridge{Name: b.Name, External: true}
+		}
 	}
 	for i := range d.Taps {
 		d.Taps[i].Hostname = ""

@@ -23,9 +23,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func fakeEnv() (Env, *fakenetwork.Node) {
 	node := fakenetwork.NewNode()
 	node.AddLink("eth1")
+	node.AddLink("adminbr")
 	return Env{
-		Open:    func() (network.Manager, error) { return fakenetwork.New(fakenetwork.Config{Node: node}), nil },
-		Uplink:  "eth1",
+		Open:   func() (network.Manager, error) { return fakenetwork.New(fakenetwork.Config{Node: node}), nil },
+		Uplink: "eth1", VLAN: true, External: "adminbr",
 		Foreign: func(name string) error { node.AddLink(name); return nil },
 		Others:  func() (string, error) { return fmt.Sprint(node.Links()), nil },
 		Hold:    func(string) (func(), error) { return func() {}, nil },
@@ -189,6 +190,36 @@ func TestSuiteFindsBrokenManagers(t *testing.T) {
 					node.RemoveLink(had[0].Uplink)
 				}
 				return r, err
+			}
+		}},
+		{"VLANs are not looked at", []string{"VLANs", "VLANs come and go"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.apply = func(ctx context.Context, d network.Desired) (network.Report, error) {
+				d = d.Clone()
+				for i := range d.Bridges {
+					d.Bridges[i].VLAN = 0
+				}
+				return m.Apply(ctx, d)
+			}
+		}},
+		{"an uplink that is not there is no matter to a VLAN", []string{"a VLAN of an uplink that is not there"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			node.AddLink("nt-nowhere")
+		}},
+		{"an administrator's bridge goes with its last tap", []string{"an administrator's bridge"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.apply = func(ctx context.Context, d network.Desired) (network.Report, error) {
+				if len(d.Taps) == 0 {
+					node.RemoveLink("adminbr")
+				}
+				return m.Apply(ctx, d)
+			}
+		}},
+		{"an administrator's bridge is made where there is none", []string{"no administrator's bridge"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.apply = func(ctx context.Context, d network.Desired) (network.Report, error) {
+				for _, bridge := range d.Bridges {
+					if bridge.External {
+						node.AddLink(bridge.Name)
+					}
+				}
+				return m.Apply(ctx, d)
 			}
 		}},
 		{"inspect does not sort", []string{"inspect"}, func(b *broken, m manager, node *fakenetwork.Node) {
