@@ -22,12 +22,12 @@ import (
 //		set same { type ifname . ifname; elements = { "br100" . "br100" } }
 //		chain forward {
 //			type filter hook forward priority -10; policy accept;
-//			ct status dnat accept
 //			iifgroup 0x64700002 oifgroup 0x64700002 iifname . oifname != @same drop
 //		}
 //	}
 //
-// Some nodes show bridged packets to this chain too (br_netfilter), as from a bridge to itself: those are what the set is for.
+// It does without connection tracking, which would put fragments together, and delay them, on nodes whose bridges show their packets to
+// it (br_netfilter). Those show bridged packets to this chain too, as from a bridge to itself: they are what the set is for.
 const (
 	forwardTable    = "dewpoint_forward"
 	forwardPriority = -10
@@ -35,7 +35,7 @@ const (
 )
 
 // The comments of the rules, by which they are told. Whoever changes a rule changes its comment.
-var forwardRules = []string{"what was sent to a floating IP [1]", "bridges are apart [1]"}
+var forwardRules = []string{"bridges are apart [1]"}
 
 func forwardParts() (*nftables.Table, *nftables.Set, *nftables.Chain) {
 	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: forwardTable}
@@ -111,14 +111,7 @@ func (k *kernel) forward(bridges []string) error {
 	k.nft.AddChain(c)
 	first, second := uint32(unix.NFT_REG32_00), uint32(unix.NFT_REG32_00+4)
 	number := binaryutil.NativeEndian.PutUint32
-	const dnat = 1 << 5 // IPS_DST_NAT
 	for i, exprs := range [][]expr.Any{
-		{
-			&expr.Ct{Key: expr.CtKeySTATUS, Register: first},
-			&expr.Bitwise{SourceRegister: first, DestRegister: first, Len: 4, Mask: number(dnat), Xor: number(0)},
-			&expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: number(0)},
-			&expr.Verdict{Kind: expr.VerdictAccept},
-		},
 		{
 			&expr.Meta{Key: expr.MetaKeyIIFGROUP, Register: first},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: first, Data: number(bridgeGroup)},
