@@ -19,13 +19,15 @@ type AgentConfig struct {
 	HostID  string        // required: the node's id
 	Manager Manager       // required: the node's data path
 	DHCP    DHCPServer    // nil: this node answers no DHCP
+	Servers []Server      // what else serves this node's guests
 	Repair  time.Duration // how often to look for drift; 0: 5 s
 	Logger  *slog.Logger  // nil: silent
 }
 
 // Agent keeps the data path of one node as the records say. Its methods are safe for concurrent use.
 type Agent struct {
-	cfg AgentConfig
+	cfg     AgentConfig
+	servers servers // all of them
 
 	// turn makes one of "look at the records, then change the node", so that a stale plan can't bring back a tap
 	// that is gone. Whoever waits for it can give up.
@@ -50,7 +52,12 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Agent{cfg: cfg, turn: make(chan struct{}, 1)}, nil
+	a := &Agent{cfg: cfg, turn: make(chan struct{}, 1)}
+	if cfg.DHCP != nil {
+		a.servers = append(a.servers, cfg.DHCP)
+	}
+	a.servers = append(a.servers, cfg.Servers...)
+	return a, nil
 }
 
 // begin waits for the turn, and returns what ends it.
@@ -66,19 +73,13 @@ func (a *Agent) begin(ctx context.Context) (end func(), err error) {
 	}
 }
 
-// Run makes the node as the records say, then answers DHCP and repairs what drifts until ctx ends.
+// Run makes the node as the records say, then serves its guests and repairs what drifts until ctx ends.
 func (a *Agent) Run(ctx context.Context) error {
-	var dhcp sync.WaitGroup
-	defer dhcp.Wait()
+	var running sync.WaitGroup
+	defer running.Wait()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	if a.cfg.DHCP != nil {
-		dhcp.Go(func() {
-			if err := a.cfg.DHCP.Run(ctx); err != nil && ctx.Err() == nil {
-				a.cfg.Logger.Error("network: DHCP server ended", "error", err)
-			}
-		})
-	}
+	a.run(ctx, &running)
 	ticker := time.NewTicker(a.cfg.Repair)
 	defer ticker.Stop()
 	for start := true; ; start = false {
@@ -122,8 +123,8 @@ func (a *Agent) sync(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	report, err := a.cfg.Manager.Apply(ctx, d)
-	if a.cfg.DHCP != nil && ctx.Err() == nil { // also when an uplink is missing: the other networks go on
-		err = errors.Join(err, a.cfg.DHCP.Apply(ctx, d))
+	if ctx.Err() == nil { // also when an uplink is missing: the other networks go on
+		err = errors.Join(err, a.servers.each(func(s Server) error { return s.Apply(ctx, d) }))
 	}
 	return report.Changes, err
 }
@@ -156,10 +157,8 @@ func (a *Agent) Plug(ctx context.Context, portID string) (tap string, err error)
 	if err := a.cfg.Manager.Plug(ctx, b, t); err != nil {
 		return "", fmt.Errorf("port %s: %w", portID, err)
 	}
-	if a.cfg.DHCP != nil {
-		if err := a.cfg.DHCP.Plug(ctx, b, t); err != nil {
-			return "", fmt.Errorf("port %s: %w", portID, err)
-		}
+	if err := a.servers.each(func(s Server) error { return s.Plug(ctx, b, t) }); err != nil {
+		return "", fmt.Errorf("port %s: %w", portID, err)
 	}
 	return t.Name, nil
 }
@@ -197,10 +196,8 @@ func (a *Agent) Unplug(ctx context.Context, portID string) error {
 	if err != nil {
 		return err
 	}
-	if a.cfg.DHCP != nil {
-		if err := a.cfg.DHCP.Unplug(ctx, tap); err != nil {
-			return fmt.Errorf("port %s: %w", portID, err)
-		}
+	if err := a.servers.each(func(s Server) error { return s.Unplug(ctx, tap) }); err != nil {
+		return fmt.Errorf("port %s: %w", portID, err)
 	}
 	if err := a.cfg.Manager.Unplug(ctx, tap); err != nil {
 		return fmt.Errorf("port %s: %w", portID, err)

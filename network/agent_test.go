@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -48,18 +50,20 @@ type stage struct {
 	lan     network.Network
 	node    *fakenetwork.Node
 	dhcp    *fakeDHCP
+	other   *fakeDHCP // another server of the node
 	agent   *network.Agent
 	log     bytes.Buffer
 }
 
 func newStage(t *testing.T) *stage {
 	t.Helper()
-	s := &stage{t: t, store: stores(t, 1)[0], node: fakenetwork.NewNode(), dhcp: &fakeDHCP{taps: map[string]network.Tap{}}}
+	s := &stage{t: t, store: stores(t, 1)[0], node: fakenetwork.NewNode(), dhcp: &fakeDHCP{taps: map[string]network.Tap{}},
+		other: &fakeDHCP{taps: map[string]network.Tap{}}}
 	s.service = newService(t, s.store)
 	s.lan = create(t, s.service, lan())
 	var err error
 	s.agent, err = network.NewAgent(network.AgentConfig{Store: s.store, HostID: "h1", Manager: fakenetwork.New(fakenetwork.Config{Node: s.node}),
-		DHCP: s.dhcp, Logger: slog.New(slog.NewTextHandler(&s.log, nil))})
+		DHCP: s.dhcp, Servers: []network.Server{s.other}, Logger: slog.New(slog.NewTextHandler(&s.log, nil))})
 	require.NoError(t, err)
 	return s
 }
@@ -82,6 +86,7 @@ func (s *stage) settled() {
 	require.Len(s.t, got.Bridges, len(want.Bridges))
 	require.Len(s.t, got.Taps, len(want.Taps))
 	require.Len(s.t, s.dhcp.taps, len(want.Taps))
+	require.Equal(s.t, s.dhcp.taps, s.other.taps, "every server is told the same")
 	for i, tap := range want.Taps {
 		require.Equal(s.t, tap.Name, got.Taps[i].Name)
 		require.Equal(s.t, tap.MAC, got.Taps[i].MAC)
@@ -124,6 +129,37 @@ func TestPlanIsTheNodesPluggedPorts(t *testing.T) {
 		require.Empty(t, network.Plan(v, "h3"))
 		return nil
 	}))
+}
+
+// MD-01: guests that route through another reach the node's metadata by a route of their own.
+func TestPlanLeadsToTheMetadata(t *testing.T) {
+	store := stores(t, 1)[0]
+	service := newService(t, store)
+	metadata, gateway := netip.MustParsePrefix("169.254.169.254/32"), netip.MustParseAddr("10.0.0.1")
+	own := network.Route{To: netip.MustParsePrefix("172.16.0.0/12"), Via: netip.MustParseAddr("10.0.0.9")}
+	for i, one := range []struct {
+		router       string
+		routes, want []network.Route
+	}{
+		{"10.0.0.1", []network.Route{own}, []network.Route{own}},
+		{"10.0.0.254", []network.Route{own}, []network.Route{own, {To: metadata, Via: gateway}}},
+		{"10.0.0.254", nil, []network.Route{{To: metadata, Via: gateway}}},
+		{"10.0.0.254", []network.Route{{To: metadata, Via: own.Via}}, []network.Route{{To: metadata, Via: own.Via}}},
+	} {
+		n := lan()
+		n.Name, n.Bridge, n.Router, n.Routes = fmt.Sprint("n", i), fmt.Sprint("br", i), netip.MustParseAddr(one.router), one.routes
+		n = create(t, service, n)
+		p := mustAllocate(t, store, &service.Addresses, n.ID)
+		require.NoError(t, store.View(func(v *state.View) error {
+			for _, b := range network.Plan(v, p.HostID).Bridges {
+				if b.Name == n.Bridge {
+					require.Equal(t, one.want, b.Routes)
+					return nil
+				}
+			}
+			return errors.New("no bridge")
+		}))
+	}
 }
 
 func TestPlugAndUnplugFollowTheRecord(t *testing.T) {

@@ -2,6 +2,7 @@ package network
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 
 	"github.com/dewpoint-cloud/dewpoint/state"
@@ -36,8 +37,24 @@ func Plan(r state.Reader, hostID string) Desired {
 func (n Network) bridge() Bridge {
 	return Bridge{
 		Name: n.Bridge, MTU: n.MTU, Uplink: n.Uplink, Gateway: prefixOf(n.Gateway, n.CIDR),
-		Router: n.Router, DNS: n.DNS, Domain: n.Domain, Lease: n.Lease, Routes: n.Routes,
+		Router: n.Router, DNS: n.DNS, Domain: n.Domain, Lease: n.Lease, Routes: n.routes(),
 	}
+}
+
+// MetadataAddr is where guests ask about themselves.
+var MetadataAddr = netip.AddrFrom4([4]byte{169, 254, 169, 254})
+
+// routes are the network's own and, where guests route through somebody else, the one that leads to the node's metadata.
+func (n Network) routes() []Route {
+	if !n.Gateway.IsValid() || n.Router == n.Gateway {
+		return n.Routes
+	}
+	for _, r := range n.Routes {
+		if r.To.Bits() == 32 && r.To.Addr() == MetadataAddr {
+			return n.Routes // as the network says
+		}
+	}
+	return append(n.Routes[:len(n.Routes):len(n.Routes)], Route{netip.PrefixFrom(MetadataAddr, 32), n.Gateway})
 }
 
 func (p Port) tap(n Network) Tap {

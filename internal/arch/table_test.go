@@ -79,6 +79,8 @@ var house = []line{
 		"github.com/insomniacslk/dhcp": "the format of DHCP, with its years of hostile packets",
 		"github.com/mdlayher/packet":   "answers to clients that have no address yet", "github.com/mdlayher/netlink": netlinks,
 		"golang.org/x/net": "filters on sockets", "golang.org/x/sys": linux}},
+	{path: "network/linklocal", ours: []string{"network"}, outside: map[string]string{"github.com/mdlayher/netlink": netlinks,
+		"golang.org/x/sys": linux}},
 	{path: "network/fakenetwork", ours: []string{"network"}},
 	{path: "network/networktest", ours: []string{"network"}},
 	{path: "compute/guestdata"},
@@ -163,6 +165,6 @@ var standard = map[string]struct {
 		"queue/queuetest", "image/blobtest", "volume/volumetest", "network/networktest", "compute/computetest"}},
 	"testing/synctest": {"only tests have a clock of their own", []string{"internal", "state/statetest", "state/operation/optest",
 		"queue/queuetest", "volume/volumetest", "network/networktest", "compute/computetest"}},
-	"unsafe": {"memory is safe, but for the few calls that the kernel wants so", []string{"network/linux", "network/dhcp",
+	"unsafe": {"memory is safe, but for the few calls that the kernel wants so", []string{"network/linux", "network/dhcp", "network/linklocal",
 		"internal/netnstest"}},
 }
