@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +26,7 @@ import (
 	"github.com/dewpoint-cloud/dewpoint/network"
 	"github.com/dewpoint-cloud/dewpoint/network/fakenetwork"
 	"github.com/dewpoint-cloud/dewpoint/scheduler"
+	"github.com/dewpoint-cloud/dewpoint/state"
 	"github.com/dewpoint-cloud/dewpoint/state/memstate"
 )
 
@@ -81,6 +83,10 @@ func TestAMistakeInTheConfigNamesTheField(t *testing.T) {
 	}{
 		{"Config.NetworkManager is nil", func(c *dewpoint.Config) { c.NetworkManager = nil }},
 		{"Config.Hypervisor is nil", func(c *dewpoint.Config) { c.Hypervisor = nil }},
+		{"Hypervisor is nil, must be set where Metadata is", func(c *dewpoint.Config) {
+			c.Hypervisor, c.NetworkManager = nil, nil
+			c.Metadata = func(*dewpoint.Services) (network.Server, error) { return nil, nil }
+		}},
 		{"Config.Dir is empty", func(c *dewpoint.Config) { c.Dir = "" }},
 		{"Config.Images is set", func(c *dewpoint.Config) { c.Images, c.Blobs = image.BlobSource{}, blobs }},
 		{"Config.StopGrace is -1s", func(c *dewpoint.Config) { c.StopGrace = -time.Second }},
@@ -169,6 +175,39 @@ func TestTwoCloudsLiveInOneProcess(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+// told is a server of a node's guests that notes what it is told.
+type told struct{ taps, runs atomic.Int64 }
+
+func (s *told) Apply(context.Context, network.Desired) error            { return nil }
+func (s *told) Plug(context.Context, network.Bridge, network.Tap) error { s.taps.Add(1); return nil }
+func (s *told) Unplug(context.Context, string) error                    { return nil }
+func (s *told) Run(ctx context.Context) error                           { s.runs.Add(1); <-ctx.Done(); return nil }
+
+func TestMetadataIsMadeWhenTheRecordsAreOpen(t *testing.T) {
+	r := newRig(t)
+	var server told
+	var records *state.Store
+	r.cfg.Metadata = func(s *dewpoint.Services) (network.Server, error) {
+		records = s.Store
+		return &server, nil
+	}
+	_, s, ctx, stop := run(t, r.cfg)
+	require.Same(t, s.Store, records)
+	made, err := s.Compute.Run(ctx, furnish(t, ctx, s))
+	require.NoError(t, err)
+	_, err = s.Compute.WaitActive(ctx, made[0].ID)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, server.taps.Load())
+	require.NoError(t, stop())
+	require.EqualValues(t, 1, server.runs.Load())
+
+	boom := errors.New("boom")
+	r.cfg.Metadata = func(*dewpoint.Services) (network.Server, error) { return nil, boom }
+	cloud, err := dewpoint.New(r.cfg)
+	require.NoError(t, err)
+	require.ErrorIs(t, cloud.Run(t.Context()), boom)
 }
 
 // A process without a hypervisor takes requests for nodes that are others.

@@ -38,7 +38,12 @@ type Config struct {
 	Hypervisor     Hypervisor
 	NetworkManager NetworkManager
 	DHCP           network.DHCPServer // nil: the node answers no DHCP, as with a fake network
-	VolumeDriver   VolumeDriver       // nil: the cloud has no volumes
+
+	// Metadata makes what answers the node's guests at 169.254.169.254, at the start of each Run, when the records are open:
+	// network/linklocal with api/metadata behind it. Nil: nothing of ours answers.
+	Metadata func(*Services) (network.Server, error)
+
+	VolumeDriver VolumeDriver // nil: the cloud has no volumes
 
 	Scheduler  Scheduler  // nil: scheduler.New, with its filters and weighers
 	MessageBus MessageBus // nil: one inside the process
@@ -91,6 +96,8 @@ func (c *Config) complete() error {
 		return bad("Images is set, must be nil where Blobs is set and where Hypervisor is nil")
 	case c.Dir == "" && c.Blobs == nil && c.Images == nil:
 		return bad("Dir is empty, must be set unless Blobs or Images is")
+	case !c.isNode() && c.Metadata != nil:
+		return bad("Hypervisor is nil, must be set where Metadata is")
 	case c.Dir == "" && c.isNode() && c.Disks == nil:
 		return bad("Dir is empty, must be set unless Disks is")
 	case c.Dir == "" && c.isNode() && c.Host.ID == "":

@@ -41,8 +41,16 @@ func (c *Cloud) newNode(s *Services, blobs image.Blobs) (*node, error) {
 		}
 	}
 	n := &node{hostID: host.ID, disks: c.cfg.Disks, close: func() error { return nil }}
+	var servers []network.Server
+	if c.cfg.Metadata != nil {
+		s, err := c.cfg.Metadata(s)
+		if err != nil {
+			return nil, fmt.Errorf("dewpoint: Config.Metadata: %w", err)
+		}
+		servers = append(servers, s)
+	}
 	n.network, err = network.NewAgent(network.AgentConfig{Store: s.Store, HostID: host.ID, Manager: c.cfg.NetworkManager,
-		DHCP: c.cfg.DHCP, Repair: c.cfg.Repair, Logger: c.cfg.Logger})
+		DHCP: c.cfg.DHCP, Servers: servers, Repair: c.cfg.Repair, Logger: c.cfg.Logger})
 	if err != nil {
 		return nil, err
 	}

@@ -7,9 +7,12 @@ import (
 	"path/filepath"
 
 	"github.com/dewpoint-cloud/dewpoint"
+	"github.com/dewpoint-cloud/dewpoint/api/metadata"
 	"github.com/dewpoint-cloud/dewpoint/auth"
 	"github.com/dewpoint-cloud/dewpoint/compute/libvirt"
+	"github.com/dewpoint-cloud/dewpoint/network"
 	"github.com/dewpoint-cloud/dewpoint/network/dhcp"
+	"github.com/dewpoint-cloud/dewpoint/network/linklocal"
 	"github.com/dewpoint-cloud/dewpoint/network/linux"
 	"github.com/dewpoint-cloud/dewpoint/state/bolt"
 )
@@ -38,7 +41,8 @@ func serve(ctx context.Context, o options, h *host, logger *slog.Logger, s *scre
 
 	cloud, err := dewpoint.New(dewpoint.Config{
 		Hypervisor: machines, NetworkManager: bridges, DHCP: leases,
-		Log: records, Dir: filepath.Join(o.dir, "cloud"), Logger: logger,
+		Metadata: func(s *dewpoint.Services) (network.Server, error) { return aboutGuests(s, h, logger) },
+		Log:      records, Dir: filepath.Join(o.dir, "cloud"), Logger: logger,
 	})
 	if err != nil {
 		return err
@@ -59,6 +63,16 @@ func serve(ctx context.Context, o options, h *host, logger *slog.Logger, s *scre
 		return nil
 	}
 	return err
+}
+
+// aboutGuests tells guests about themselves, at 169.254.169.254.
+func aboutGuests(s *dewpoint.Services, h *host, logger *slog.Logger) (network.Server, error) {
+	known := metadata.Records{Store: s.Store}
+	face, err := metadata.New(metadata.Config{Source: known, Resolve: known.Resolve, Logger: logger})
+	if err != nil {
+		return nil, err
+	}
+	return linklocal.New(linklocal.Config{Serve: face.Serve, NetNS: h.netns, Logger: logger})
 }
 
 // show is what happens on the screen.

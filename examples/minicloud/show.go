@@ -139,6 +139,8 @@ func unfinished(machines []machine) (missing []string) {
 		case !m.hasAddress():
 			missing = append(missing, fmt.Sprintf("the guest of %s has no address", m.Name))
 			continue
+		case !m.said("dewpoint: metadata hostname " + m.Hostname + "."):
+			missing = append(missing, fmt.Sprintf("the guest of %s has no metadata", m.Name))
 		}
 		for _, other := range machines {
 			if other.ID != m.ID && !m.reached(other) {

@@ -104,8 +104,8 @@ var house = []line{
 	// Floor 5: programs. They alone choose drivers.
 	{path: "internal/libvirtd", ours: []string{"internal/testneed"}, outside: map[string]string{"golang.org/x/sys": linux}},
 	{path: "examples/minicloud/guest"},
-	{path: "examples/minicloud", ours: []string{".", "auth", "compute", "compute/libvirt", "examples/minicloud/guest", "image",
-		"image/inspect", "internal/libvirtd", "network", "network/dhcp", "network/linux", "queue/memqueue", "scheduler", "state",
+	{path: "examples/minicloud", ours: []string{".", "api/metadata", "auth", "compute", "compute/libvirt", "examples/minicloud/guest", "image",
+		"image/inspect", "internal/libvirtd", "network", "network/dhcp", "network/linklocal", "network/linux", "queue/memqueue", "scheduler", "state",
 		"state/bolt", "volume", "volume/fakevolume"},
 		outside: map[string]string{"golang.org/x/sys": linux}},
 	{path: "examples/quickstart", ours: []string{".", "compute/libvirt", "network/dhcp", "network/linux", "state/bolt"}},

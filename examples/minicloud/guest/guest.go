@@ -1,17 +1,18 @@
 // Package guest makes the machine that minicloud boots: a kernel, an initial ramdisk and a disk, out of nothing but the
 // kernel and busybox packages that are installed on this machine.
 //
-// The ramdisk is the whole system: one static busybox, the few modules a virtual machine needs, and three scripts (see
+// The ramdisk is the whole system: one static busybox, the few modules a virtual machine needs, and four scripts (see
 // root/). The guest tells its story on the serial console, one line each:
 //
 //	dewpoint: booted after 1.41 s
 //	dewpoint: disk 64 MiB boot 1
 //	dewpoint: address 10.0.0.2/24 gateway 10.0.0.1 lease 3600 mtu 1500 dns 10.0.0.1 hostname mini-1
 //	dewpoint: ping 10.0.0.3 ok
+//	dewpoint: metadata hostname mini-1.novalocal
 //	dewpoint: power button, going down
 //
-// It keeps its lease renewed, pings the first addresses of its subnet until each has answered once, counts its boots on
-// its disk, and goes down when its power button is pressed.
+// It keeps its lease renewed, pings the first addresses of its subnet until each has answered once, asks the cloud for its
+// name, counts its boots on its disk, and goes down when its power button is pressed.
 package guest
 
 import (

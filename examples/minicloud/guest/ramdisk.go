@@ -31,7 +31,8 @@ func scripts() []entry {
 		}
 		return entry{name: target, mode: modeFile | 0o755, content: content}
 	}
-	return []entry{script("init", "init"), script("lease", "bin/lease"), script("peers", "bin/peers")}
+	return []entry{script("init", "init"), script("lease", "bin/lease"), script("peers", "bin/peers"),
+		script("about", "bin/about")}
 }
 
 // writeRamdisk writes the initial ramdisk to file.
