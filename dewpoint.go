@@ -144,7 +144,7 @@ func HostUse(r state.Reader, hostID string) scheduler.Resources {
 func Schema() []state.Schema {
 	var all []state.Schema
 	for _, part := range [][]state.Schema{
-		auth.Schema(), {image.Images}, network.Schema(), scheduler.Schema(), compute.Schema(), operation.Schema(),
+		auth.Schema(), {image.Images}, network.Schema(), scheduler.Schema(), volume.Schema(), compute.Schema(), operation.Schema(),
 	} {
 		all = append(all, part...)
 	}

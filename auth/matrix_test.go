@@ -68,7 +68,7 @@ func TestEveryActionForEveryone(t *testing.T) {
 			volume:get volume:list volume:snapshot:get volume:snapshot:list`,
 		"sys": `compute:console compute:pause compute:reboot compute:resume compute:run compute:start compute:stop
 			compute:terminate image:delete image:publish image:register image:share image:update image:upload
-			volume:attach volume:connection volume:create volume:delete volume:detach volume:extend volume:snapshot:create
+			compute:volume:attach compute:volume:detach volume:attach volume:connection volume:create volume:delete volume:detach volume:extend volume:snapshot:create
 			volume:snapshot:delete`,
 		"manager": `auth:member:remove auth:member:set`,
 		"net":     `network:group:create network:group:delete network:group:rule:add network:group:rule:remove network:group:set`,

@@ -58,6 +58,9 @@ func DefaultPolicy() Policy {
 		"compute:stop":      sys,
 		"compute:terminate": sys,
 
+		"compute:volume:attach": sys,
+		"compute:volume:detach": sys,
+
 		"compute:flavor:create": admin,
 		"compute:flavor:delete": admin,
 		"compute:flavor:get":    look,

@@ -33,13 +33,16 @@ type AgentConfig struct {
 	Network    Ports              // required
 	Disks      Disks              // required
 	Addresses  *network.Addresses // required
+	Connector  Connector          // how volumes reach machines; nil: [QEMUInitiator]
 
 	DiskGiB   int           // what instances may take of the host's disk; 0: no limit to speak of (1 PiB)
 	StopGrace time.Duration // how long a guest may take to power off, at most 5 min; 0: 60 s
-	Heartbeat time.Duration // how often the host gives a sign of life, less than [scheduler.DownAfter]; 0: 10 s
-	Sync      time.Duration // how often power states are compared though the hypervisor told of no change; 0: 60 s
-	Sweep     time.Duration // how often [Sweeper.Sweep] is called, if the Disks have it; 0: 1 h
-	Parallel  int           // operations at once; 0: 32
+	// DetachGrace is how long a guest may take to let go of a volume, before it is asked anew; 0: 30 s.
+	DetachGrace time.Duration
+	Heartbeat   time.Duration // how often the host gives a sign of life, less than [scheduler.DownAfter]; 0: 10 s
+	Sync        time.Duration // how often power states are compared though the hypervisor told of no change; 0: 60 s
+	Sweep       time.Duration // how often [Sweeper.Sweep] is called, if the Disks have it; 0: 1 h
+	Parallel    int           // operations at once; 0: 32
 
 	Hooks  operation.Hooks
 	Logger *slog.Logger // nil: silent
@@ -117,6 +120,7 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 		most, zero time.Duration
 	}{
 		{"StopGrace", &cfg.StopGrace, maxStopGrace, time.Minute},
+		{"DetachGrace", &cfg.DetachGrace, actionDeadline, detachGrace},
 		{"Heartbeat", &cfg.Heartbeat, scheduler.DownAfter - 1, 10 * time.Second},
 		{"Sync", &cfg.Sync, never, time.Minute},
 		{"Sweep", &cfg.Sweep, never, time.Hour},
@@ -132,11 +136,14 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	cfg.Logger = cfg.Logger.With("host", cfg.Host.Name)
+	if cfg.Connector == nil {
+		cfg.Connector = QEMUInitiator{}
+	}
 	a := &Agent{cfg: cfg}
 	var err error
 	a.runner, err = operation.NewRunner(operation.Config{
 		Store: cfg.Store, Owner: ownerOf(cfg.Host.ID), Exclusive: true, Parallel: cfg.Parallel, Hooks: cfg.Hooks, Logger: cfg.Logger,
-		Kinds: []operation.Definition{a.launch(), a.terminate(), a.start(), a.stop(), a.reboot()},
+		Kinds: []operation.Definition{a.launch(), a.terminate(), a.start(), a.stop(), a.reboot(), a.attach(), a.detach()},
 	})
 	return a, err
 }

@@ -31,6 +31,7 @@ import (
 	"github.com/dewpoint-cloud/dewpoint/state"
 	"github.com/dewpoint-cloud/dewpoint/state/memstate"
 	"github.com/dewpoint-cloud/dewpoint/state/operation"
+	"github.com/dewpoint-cloud/dewpoint/volume"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -65,7 +66,7 @@ const (
 var roomy = scheduler.Resources{VCPUs: 8, MemoryMiB: 16384, DiskGiB: 1000}
 
 func schema() []state.Schema {
-	return slices.Concat(auth.Schema(), []state.Schema{image.Images}, network.Schema(), scheduler.Schema(), compute.Schema(), operation.Schema())
+	return slices.Concat(auth.Schema(), []state.Schema{image.Images}, network.Schema(), scheduler.Schema(), volume.Schema(), compute.Schema(), operation.Schema())
 }
 
 // newCloud makes a cloud with hosts that no agent works for yet.

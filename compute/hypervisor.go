@@ -109,12 +109,14 @@ type Machine struct {
 	ConsoleLog string // file that the first serial port is appended to; its directory exists; empty: nowhere
 }
 
-// Disk is a file on the host that the machine sees as a disk.
+// Disk is what the machine sees as a disk: a file or block device on the host, or one behind a network.
 type Disk struct {
-	Path     string // an existing file
+	Path     string // an existing file or block device; "" with ISCSI
+	ISCSI    *ISCSI // nil: it is at Path
 	Format   string // "raw" or "qcow2": always given, never probed
 	ReadOnly bool
 	Serial   string // what the guest sees as the serial number; at most 20 characters
+	Device   string // "vda" to "vdz", different for all disks of a machine; "": the letter is its place among them
 
 	// Backing is what shows through where a qcow2 file was not written to, the file right below first. What the
 	// files' own headers say is not followed: with no Backing, nothing shows through. The machine only reads them. At

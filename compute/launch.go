@@ -72,7 +72,7 @@ func (a *Agent) terminate() operation.Definition {
 	return operation.Define(operation.Kind[work]{
 		Name: kindTerminate,
 		Steps: []operation.Step[work]{
-			{Name: "domain", Do: a.destroy, Then: a.markUnplugged},
+			{Name: "domain", Do: a.end, Then: a.markEnded},
 			a.together(kindTerminate, "remove",
 				operation.Step[work]{Name: "network", Do: a.unplug},
 				operation.Step[work]{Name: "disks", Do: a.removeDisks},

@@ -2,7 +2,9 @@ package compute
 
 import (
 	"fmt"
+	"net"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -60,10 +62,16 @@ func (m Machine) Validate() error {
 	case len(m.NICs) > mostNICs:
 		return bad("there are %d NICs, at most %d are allowed", len(m.NICs), mostNICs)
 	}
+	devices := map[string]int{}
 	for i, d := range m.Disks {
+		if err := d.Validate(); err != nil {
+			return fmt.Errorf("machine: Disks[%d].%w", i, err)
+		}
+		if other, taken := devices[m.Device(i)]; taken {
+			return bad("Disks[%d].Device is %s, as that of Disks[%d]", i, m.Device(i), other)
+		}
+		devices[m.Device(i)] = i
 		switch {
-		case !isPath(d.Path):
-			return bad("Disks[%d].Path %q is not an absolute path", i, d.Path)
 		case d.Format != "raw" && d.Format != "qcow2":
 			return bad("Disks[%d].Format is %q, must be \"raw\" or \"qcow2\"", i, d.Format)
 		case len(d.Serial) > mostSerial:
@@ -98,6 +106,50 @@ func (m Machine) Validate() error {
 	}
 	return nil
 }
+
+// Device returns the name of a disk of the machine, by its place among them.
+func (m Machine) Device(i int) string {
+	if d := m.Disks[i].Device; d != "" {
+		return d
+	}
+	return "vd" + string(rune('a'+i))
+}
+
+var anyDevice = regexp.MustCompile(`^vd[a-z]$`)
+
+// Validate checks what can be known of a disk by itself. An error is InvalidArgument and begins with the field.
+func (d Disk) Validate() error {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf(format+": %w", append(args, errdefs.ErrInvalidArgument)...)
+	}
+	switch n := d.ISCSI; {
+	case n == nil && !isPath(d.Path):
+		return bad("Path %q is not an absolute path", d.Path)
+	case d.Device != "" && !anyDevice.MatchString(d.Device):
+		return bad("Device is %q, must be \"vda\" to \"vdz\" or empty", d.Device)
+	case n == nil:
+	case d.Path != "":
+		return bad("Path %q is given, must be empty with ISCSI", d.Path)
+	case d.Format != "raw":
+		return bad("Format is %q, must be \"raw\" with ISCSI", d.Format)
+	case d.Serial == "":
+		return bad("Serial is empty, must be given with ISCSI")
+	case !plain(n.IQN) || n.IQN == "" || len(n.IQN) > mostIQN:
+		return bad("ISCSI.IQN has %d bytes, must have 1 to %d and no control characters", len(n.IQN), mostIQN)
+	case !plain(n.Initiator) || n.Initiator == "" || len(n.Initiator) > mostIQN:
+		return bad("ISCSI.Initiator has %d bytes, must have 1 to %d and no control characters", len(n.Initiator), mostIQN)
+	case !plain(n.User) || (n.User == "") != (n.Secret == ""):
+		return bad("ISCSI.User and Secret must be given together, or neither")
+	default:
+		if _, _, err := net.SplitHostPort(n.Portal); err != nil || !plain(n.Portal) {
+			return bad("ISCSI.Portal %q is not an address and a port", n.Portal)
+		}
+	}
+	return nil
+}
+
+// mostIQN is how many bytes an iSCSI name may have, RFC 7143 section 4.2.7.
+const mostIQN = 223
 
 func isUUID(s string) bool {
 	if len(s) != 36 {

@@ -3,6 +3,7 @@ package compute
 import (
 	"context"
 	"fmt"
+	"slices"
 	"unicode/utf8"
 
 	"github.com/containerd/errdefs"
@@ -134,6 +135,11 @@ func (a *Agent) machine(ctx context.Context, i Instance) (Machine, error) {
 		ID: i.ID, Epoch: i.Epoch, Name: domainName(i.Name), VCPUs: i.Flavor.VCPUs, MemoryMiB: i.Flavor.MemoryMiB,
 		Kernel: files.Kernel, Ramdisk: files.Ramdisk, Cmdline: files.Cmdline, Disks: files.Disks, ConsoleLog: files.ConsoleLog,
 	}
+	volumes, err := a.volumeDisks(ctx, i.ID)
+	if err != nil {
+		return Machine{}, err
+	}
+	m.Disks = append(slices.Clip(m.Disks), volumes...)
 	err = a.cfg.Store.View(func(v *state.View) error {
 		for _, id := range i.Ports {
 			p, err := network.Ports.Get(v, id)

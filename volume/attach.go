@@ -91,6 +91,16 @@ func Confirm(tx *state.Tx, volumeID string, epoch uint64, fault string) error {
 	return Volumes.Put(tx, v)
 }
 
+// Explain shows on the volume, as its Fault, why what its consumer does does not move. An attachment that has ended is NotFound.
+func Explain(tx *state.Tx, volumeID string, epoch uint64, fault string) error {
+	v, _, err := held(tx, volumeID, epoch)
+	if err != nil {
+		return err
+	}
+	v.Fault = fault
+	return Volumes.Put(tx, v)
+}
+
 // Leave records that a consumer is about to let the volume go: it is "detaching". The consumer then calls [Release], or [Confirm] if it can't.
 func Leave(tx *state.Tx, volumeID string, epoch uint64) error {
 	v, a, err := held(tx, volumeID, epoch)

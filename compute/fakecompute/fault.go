@@ -15,16 +15,19 @@ type Method string
 
 // The methods that a [Fault] can strike. Events is ruled by [Host.Disconnect] alone.
 const (
-	MethodDescribe Method = "Describe"
-	MethodCreate   Method = "Create"
-	MethodDestroy  Method = "Destroy"
-	MethodStart    Method = "Start"
-	MethodStop     Method = "Stop"
-	MethodReboot   Method = "Reboot"
-	MethodPause    Method = "Pause"
-	MethodResume   Method = "Resume"
-	MethodList     Method = "List"
-	MethodConsole  Method = "Console"
+	MethodDescribe   Method = "Describe"
+	MethodCreate     Method = "Create"
+	MethodDestroy    Method = "Destroy"
+	MethodStart      Method = "Start"
+	MethodStop       Method = "Stop"
+	MethodReboot     Method = "Reboot"
+	MethodPause      Method = "Pause"
+	MethodResume     Method = "Resume"
+	MethodList       Method = "List"
+	MethodConsole    Method = "Console"
+	MethodPlugDisk   Method = "PlugDisk"
+	MethodUnplugDisk Method = "UnplugDisk"
+	MethodDisksOf    Method = "DisksOf"
 )
 
 // Fault says which calls go wrong, and how. It is what happens that counts, in this order: the call waits for Delay, then

@@ -67,6 +67,11 @@ func create(ctx context.Context, w wire, m compute.Machine, description string) 
 	if ctx.Err() != nil {
 		return false, errStopped
 	}
+	forget, err := secrets(w, m.ID, m.Disks...)
+	if err != nil {
+		return false, err
+	}
+	defer forget()
 	if d, err = w.DomainDefineXMLFlags(description, 0); err != nil {
 		return false, err
 	}

@@ -2,6 +2,7 @@ package libvirt
 
 import (
 	"fmt"
+	"net"
 
 	"libvirt.org/go/libvirtxml"
 
@@ -68,22 +69,39 @@ func controllers(ports int) []libvirtxml.DomainController {
 
 func disks(m compute.Machine, cache string) (all []libvirtxml.DomainDisk) {
 	for i, d := range m.Disks {
-		disk := libvirtxml.DomainDisk{
-			Device: "disk",
-			Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: d.Format, Cache: cache, Discard: "unmap"},
-			Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: d.Path}},
-			Target: &libvirtxml.DomainDiskTarget{Dev: fmt.Sprintf("vd%c", 'a'+i), Bus: "virtio"},
-			Serial: d.Serial, BackingStore: backing(d.Backing),
-		}
-		if d.ReadOnly {
-			disk.ReadOnly = &libvirtxml.DomainDiskReadOnly{}
-		}
+		d.Device = m.Device(i)
+		disk := diskXML(m.ID, d, cache)
 		if i == 0 && m.Kernel == "" {
 			disk.Boot = &libvirtxml.DomainDeviceBoot{Order: 1}
 		}
 		all = append(all, disk)
 	}
 	return all
+}
+
+// diskXML describes a disk of a machine, which has a Device.
+func diskXML(id string, d compute.Disk, cache string) libvirtxml.DomainDisk {
+	disk := libvirtxml.DomainDisk{
+		Device: "disk",
+		Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: d.Format, Cache: cache, Discard: "unmap"},
+		Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: d.Path}},
+		Target: &libvirtxml.DomainDiskTarget{Dev: d.Device, Bus: "virtio"},
+		Serial: d.Serial, BackingStore: backing(d.Backing),
+	}
+	if n := d.ISCSI; n != nil {
+		host, port, _ := net.SplitHostPort(n.Portal) // Validate has looked at it
+		source := &libvirtxml.DomainDiskSourceNetwork{Protocol: "iscsi", Name: fmt.Sprintf("%s/%d", n.IQN, n.LUN),
+			Hosts:     []libvirtxml.DomainDiskSourceHost{{Name: host, Port: port}},
+			Initiator: &libvirtxml.DomainDiskSourceNetworkInitiator{IQN: &libvirtxml.DomainDiskSourceNetworkIQN{Name: n.Initiator}}}
+		if n.User != "" {
+			source.Auth = &libvirtxml.DomainDiskAuth{Username: n.User, Secret: &libvirtxml.DomainDiskSecret{Type: "iscsi", UUID: secretID(id, d.Serial)}}
+		}
+		disk.Source, disk.BackingStore = &libvirtxml.DomainDiskSource{Network: source}, nil
+	}
+	if d.ReadOnly {
+		disk.ReadOnly = &libvirtxml.DomainDiskReadOnly{}
+	}
+	return disk
 }
 
 // backing describes a chain to its end. The empty element at the end keeps libvirt from looking into the file above it.

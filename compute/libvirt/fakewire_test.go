@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 
 	golibvirt "github.com/digitalocean/go-libvirt"
@@ -21,6 +23,7 @@ type fakeDaemon struct {
 	fault   func(method string) error // asked before each call, if set; nil: the call goes on
 	after   func(method string) error // asked after each call that succeeded
 	calls   map[string]int
+	secrets map[golibvirt.UUID]string
 }
 
 type fakeDomain struct {
@@ -28,10 +31,11 @@ type fakeDomain struct {
 	xml           string
 	state, reason int32
 	transient     bool
+	plugged       []string // the disks' XML besides those of xml
 }
 
 func newFakeDaemon() *fakeDaemon {
-	return &fakeDaemon{domains: map[golibvirt.UUID]*fakeDomain{}, conns: map[*fakeConn]bool{}, calls: map[string]int{}}
+	return &fakeDaemon{domains: map[golibvirt.UUID]*fakeDomain{}, conns: map[*fakeConn]bool{}, calls: map[string]int{}, secrets: map[golibvirt.UUID]string{}}
 }
 
 func (f *fakeDaemon) dial(ctx context.Context) (*conn, error) {
@@ -137,7 +141,7 @@ func (c *fakeConn) tell(d *fakeDomain, event golibvirt.DomainEventType, detail i
 }
 
 func (c *fakeConn) off(d *fakeDomain, reason golibvirt.DomainShutoffReason, detail golibvirt.DomainEventStoppedDetailType) {
-	d.state, d.reason = int32(golibvirt.DomainShutoff), int32(reason)
+	d.state, d.reason, d.plugged = int32(golibvirt.DomainShutoff), int32(reason), nil
 	c.tell(d, golibvirt.DomainEventStopped, int32(detail))
 	if d.transient {
 		delete(c.d.domains, d.UUID)
@@ -201,7 +205,7 @@ func (c *fakeConn) DomainGetMetadata(d golibvirt.Domain, _ int32, _ golibvirt.Op
 }
 
 func (c *fakeConn) DomainGetXMLDesc(d golibvirt.Domain, _ golibvirt.DomainXMLFlags) (text string, err error) {
-	err = c.with("DomainGetXMLDesc", d, func(d *fakeDomain) error { text = d.xml; return nil })
+	err = c.with("DomainGetXMLDesc", d, func(d *fakeDomain) error { text = d.withPlugged(); return nil })
 	return text, err
 }
 
@@ -314,6 +318,74 @@ func (c *fakeConn) DomainResume(d golibvirt.Domain) error {
 		c.tell(d, golibvirt.DomainEventResumed, 0)
 		return nil
 	})
+}
+
+// withPlugged is the XML of the domain with the disks that were plugged in.
+func (d *fakeDomain) withPlugged() string {
+	return strings.Replace(d.xml, "</devices>", strings.Join(d.plugged, "")+"</devices>", 1)
+}
+
+func (c *fakeConn) DomainAttachDeviceFlags(d golibvirt.Domain, text string, _ uint32) error {
+	return c.with("DomainAttachDeviceFlags", d, func(d *fakeDomain) error {
+		if !d.active() {
+			return notRunning()
+		}
+		var disk, other libvirtxml.DomainDisk
+		if err := disk.Unmarshal(text); err != nil {
+			return failure(golibvirt.ErrXMLError, "XML error: %v", err)
+		}
+		for _, p := range d.plugged {
+			if err := other.Unmarshal(p); err == nil && other.Target.Dev == disk.Target.Dev {
+				return failure(golibvirt.ErrOperationFailed, "operation failed: target %s already exists", disk.Target.Dev)
+			}
+		}
+		d.plugged = append(d.plugged, text)
+		return nil
+	})
+}
+
+// DomainDetachDeviceFlags implements wire. A guest that is paused lets nothing go.
+func (c *fakeConn) DomainDetachDeviceFlags(d golibvirt.Domain, text string, _ uint32) error {
+	return c.with("DomainDetachDeviceFlags", d, func(d *fakeDomain) error {
+		switch {
+		case !d.active():
+			return notRunning()
+		case d.state == int32(golibvirt.DomainPaused):
+			return nil
+		}
+		var disk, other libvirtxml.DomainDisk
+		if err := disk.Unmarshal(text); err != nil {
+			return failure(golibvirt.ErrXMLError, "XML error: %v", err)
+		}
+		for i, p := range d.plugged {
+			if err := other.Unmarshal(p); err == nil && other.Target.Dev == disk.Target.Dev {
+				d.plugged = slices.Delete(d.plugged, i, i+1)
+				return nil
+			}
+		}
+		return failure(golibvirt.ErrDeviceMissing, "device not found: no device %s", disk.Target.Dev)
+	})
+}
+
+func (c *fakeConn) SecretDefineXML(text string, _ uint32) (s golibvirt.Secret, err error) {
+	err = c.call("SecretDefineXML", func() error {
+		var x libvirtxml.Secret
+		if err := x.Unmarshal(text); err != nil || x.Ephemeral != "yes" || x.Private != "yes" {
+			return failure(golibvirt.ErrXMLError, "XML error: %v", err)
+		}
+		s = golibvirt.Secret{UUID: golibvirt.UUID(uuid.MustParse(x.UUID))}
+		c.d.secrets[s.UUID] = ""
+		return nil
+	})
+	return s, err
+}
+
+func (c *fakeConn) SecretSetValue(s golibvirt.Secret, value []byte, _ uint32) error {
+	return c.call("SecretSetValue", func() error { c.d.secrets[s.UUID] = string(value); return nil })
+}
+
+func (c *fakeConn) SecretUndefine(s golibvirt.Secret) error {
+	return c.call("SecretUndefine", func() error { delete(c.d.secrets, s.UUID); return nil })
 }
 
 // LifecycleEvents implements wire. Like the real one, its channel must be drained, and ends with the connection.

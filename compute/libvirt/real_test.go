@@ -153,6 +153,20 @@ func (r *rig) env() computetest.Env {
 	}
 }
 
+func TestPluggerOnQEMU(t *testing.T) {
+	testneed.Slow(t)
+	t.Parallel()
+	r := newRig(t)
+	env := r.env()
+	computetest.TestPlugger(t, func(t *testing.T) computetest.PlugEnv {
+		return computetest.PlugEnv{Env: env, Disk: func() (compute.Disk, error) {
+			id := uuid.NewString()[:20]
+			path := filepath.Join(r.dir, id+".raw")
+			return compute.Disk{Path: path, Format: "raw", Serial: id, Device: "vdx"}, os.WriteFile(path, make([]byte, 1<<20), 0o600)
+		}}
+	})
+}
+
 func TestContractOnQEMU(t *testing.T) {
 	testneed.Slow(t)
 	t.Parallel()

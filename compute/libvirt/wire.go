@@ -31,6 +31,12 @@ type wire interface {
 	DomainSuspend(golibvirt.Domain) error
 	DomainResume(golibvirt.Domain) error
 
+	DomainAttachDeviceFlags(d golibvirt.Domain, xml string, flags uint32) error
+	DomainDetachDeviceFlags(d golibvirt.Domain, xml string, flags uint32) error
+	SecretDefineXML(xml string, flags uint32) (golibvirt.Secret, error)
+	SecretSetValue(s golibvirt.Secret, value []byte, flags uint32) error
+	SecretUndefine(golibvirt.Secret) error
+
 	LifecycleEvents(context.Context) (<-chan golibvirt.DomainEventLifecycleMsg, error)
 }
 

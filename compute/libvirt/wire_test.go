@@ -40,36 +40,69 @@ func testMachine(dir string) compute.Machine {
 }
 
 func TestContractOverFakeWire(t *testing.T) {
-	computetest.TestHypervisor(t, func(t *testing.T) computetest.Env {
-		h, f := overFake(t, Config{})
-		dir := t.TempDir()
-		control := &fakeConn{d: f, lost: make(chan struct{})}
-		domain := func(id string) golibvirt.Domain { return golibvirt.Domain{UUID: golibvirt.UUID(uuid.MustParse(id))} }
-		return computetest.Env{
-			Driver: h, Dir: dir, Banner: "fake: boots",
-			Machine:  func() (compute.Machine, error) { return testMachine(dir), nil },
-			PowerOff: func(id string) error { return control.DomainShutdownFlags(domain(id), 0) },
-			Crash: func(id string) error {
-				return control.with("crash", domain(id), func(d *fakeDomain) error {
-					control.off(d, golibvirt.DomainShutoffCrashed, golibvirt.DomainEventStoppedFailed)
-					return nil
-				})
-			},
-			Foreign: func() (string, func(), error) {
-				id := uuid.NewString()
-				d, err := control.DomainDefineXMLFlags(fmt.Sprintf("<domain><name>theirs</name><uuid>%s</uuid></domain>", id), 0)
-				if err == nil {
-					_, err = control.DomainCreateWithFlags(d, 0)
-				}
-				return id, func() {
+	computetest.TestHypervisor(t, func(t *testing.T) computetest.Env { env, _ := fakeWireEnv(t); return env })
+}
+
+// TestPluggerOverFakeWire finds no secret left in libvirtd, either.
+func TestPluggerOverFakeWire(t *testing.T) {
+	for name, disk := range map[string]compute.Disk{
+		"file": {Path: "/disk", Format: "raw", Device: "vdx"},
+		"iSCSI": {Format: "raw", Device: "vdx", ISCSI: &compute.ISCSI{Portal: "[::1]:3260", IQN: "iqn.2026-01.example:v", Initiator: "iqn.2026-01.example:h",
+			User: "u", Secret: "s"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			computetest.TestPlugger(t, func(t *testing.T) computetest.PlugEnv {
+				env, f := fakeWireEnv(t)
+				t.Cleanup(func() {
 					f.mu.Lock()
-					delete(f.domains, d.UUID)
-					f.mu.Unlock()
-				}, err
-			},
-			Restart: func() error { f.restart(); return nil },
-		}
-	})
+					defer f.mu.Unlock()
+					require.Empty(t, f.secrets)
+					if name == "iSCSI" {
+						require.GreaterOrEqual(t, f.calls["SecretSetValue"], f.calls["DomainAttachDeviceFlags"])
+					} else {
+						require.Zero(t, f.calls["SecretSetValue"])
+					}
+				})
+				return computetest.PlugEnv{Env: env, Disk: func() (compute.Disk, error) {
+					d := disk
+					d.Serial = uuid.NewString()[:20]
+					return d, nil
+				}}
+			})
+		})
+	}
+}
+
+func fakeWireEnv(t *testing.T) (computetest.Env, *fakeDaemon) {
+	h, f := overFake(t, Config{})
+	dir := t.TempDir()
+	control := &fakeConn{d: f, lost: make(chan struct{})}
+	domain := func(id string) golibvirt.Domain { return golibvirt.Domain{UUID: golibvirt.UUID(uuid.MustParse(id))} }
+	env := computetest.Env{
+		Driver: h, Dir: dir, Banner: "fake: boots",
+		Machine:  func() (compute.Machine, error) { return testMachine(dir), nil },
+		PowerOff: func(id string) error { return control.DomainShutdownFlags(domain(id), 0) },
+		Crash: func(id string) error {
+			return control.with("crash", domain(id), func(d *fakeDomain) error {
+				control.off(d, golibvirt.DomainShutoffCrashed, golibvirt.DomainEventStoppedFailed)
+				return nil
+			})
+		},
+		Foreign: func() (string, func(), error) {
+			id := uuid.NewString()
+			d, err := control.DomainDefineXMLFlags(fmt.Sprintf("<domain><name>theirs</name><uuid>%s</uuid></domain>", id), 0)
+			if err == nil {
+				_, err = control.DomainCreateWithFlags(d, 0)
+			}
+			return id, func() {
+				f.mu.Lock()
+				delete(f.domains, d.UUID)
+				f.mu.Unlock()
+			}, err
+		},
+		Restart: func() error { f.restart(); return nil },
+	}
+	return env, f
 }
 
 // TestFailAtEveryCall breaks Create and Destroy at their n-th call of libvirt, before and after it had its effect, for n = 1,

@@ -1,0 +1,365 @@
+package compute_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"github.com/containerd/errdefs"
+	"github.com/stretchr/testify/require"
+
+	"github.com/dewpoint-cloud/dewpoint/auth"
+	"github.com/dewpoint-cloud/dewpoint/compute"
+	"github.com/dewpoint-cloud/dewpoint/compute/fakecompute"
+	"github.com/dewpoint-cloud/dewpoint/state"
+	"github.com/dewpoint-cloud/dewpoint/state/operation"
+	"github.com/dewpoint-cloud/dewpoint/state/operation/optest"
+	"github.com/dewpoint-cloud/dewpoint/volume"
+	"github.com/dewpoint-cloud/dewpoint/volume/fakevolume"
+)
+
+// storage is a cloud's host with volumes, and their service.
+type storage struct {
+	*cloud
+	volumes  *volume.Service
+	driver   *fakevolume.Driver
+	exporter *fakevolume.Exporter
+}
+
+func newStorage(t testing.TB, c *cloud) *storage {
+	s := &storage{cloud: c, exporter: fakevolume.NewExporter()}
+	var err error
+	s.volumes, err = volume.NewService(volume.ServiceConfig{Store: c.store, Policy: auth.DefaultPolicy()})
+	require.NoError(t, err)
+	s.driver, err = fakevolume.New(fakevolume.Config{Dir: t.TempDir()})
+	require.NoError(t, err)
+	return s
+}
+
+func (s *storage) agent() (*volume.Agent, error) {
+	return volume.NewAgent(volume.AgentConfig{Store: s.store, HostID: "storage", HostName: "storage", Driver: s.driver, Exporter: s.exporter})
+}
+
+// run has the agent at work until stop is called.
+func (s *storage) run(t testing.TB) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	a, err := s.agent()
+	require.NoError(t, err)
+	var agents sync.WaitGroup
+	agents.Go(func() {
+		if err := a.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	require.NoError(t, volume.Hosts.Await(ctx, s.store, "storage", func(_ volume.Host, found bool) (bool, error) { return found, nil }))
+	return func() { cancel(); agents.Wait() }
+}
+
+func (s *storage) volume(t testing.TB) string {
+	t.Helper()
+	v, err := s.volumes.Create(s.ctx, volume.CreateRequest{SizeGiB: 1})
+	require.NoError(t, err)
+	_, err = s.volumes.WaitFor(s.ctx, v.ID, volume.StateAvailable)
+	require.NoError(t, err)
+	return v.ID
+}
+
+func (s *storage) attach(t testing.TB, instance, id string) {
+	t.Helper()
+	_, err := s.service.AttachVolume(s.ctx, compute.AttachRequest{Instance: instance, Volume: id})
+	require.NoError(t, err)
+	_, err = s.volumes.WaitFor(s.ctx, id, volume.StateInUse)
+	require.NoError(t, err)
+}
+
+// plugged returns the volumes that a machine has.
+func (n *node) plugged(id string) (serials []string) {
+	m, _ := n.host.Machine(id)
+	for _, d := range m.Disks {
+		if d.ISCSI != nil {
+			serials = append(serials, d.Serial)
+		}
+	}
+	return serials
+}
+
+// audit compares attachments with exports and with the disks of machines, besides the rest.
+func (s *storage) audit() error {
+	if err := s.cloud.audit(); err != nil {
+		return err
+	}
+	a, err := s.agent()
+	if err != nil {
+		return err
+	}
+	found, err := a.Difference(s.ctx)
+	if err != nil {
+		return err
+	}
+	_ = s.store.View(func(r *state.View) error {
+		want := map[string][]string{}
+		for at := range volume.Attachments.All(r) {
+			v, err := volume.Volumes.Get(r, at.VolumeID)
+			if err != nil || v.State != volume.StateInUse || !compute.Instances.Has(r, at.InstanceID) {
+				found = append(found, fmt.Sprintf("%+v of %+v", at, v))
+			}
+			want[at.InstanceID] = append(want[at.InstanceID], compute.VolumeSerial(at.VolumeID))
+		}
+		for i := range compute.Instances.All(r) {
+			have := s.nodes[0].plugged(i.ID)
+			slices.Sort(have)
+			slices.Sort(want[i.ID])
+			if i.State == compute.StateActive && !slices.Equal(have, want[i.ID]) {
+				found = append(found, fmt.Sprintf("machine %s has %v, should have %v", i.ID, have, want[i.ID]))
+			}
+		}
+		return nil
+	})
+	if found != nil {
+		return fmt.Errorf("found: %q", found)
+	}
+	return nil
+}
+
+func withStorage(t *testing.T, f func(t *testing.T, s *storage, n *node, instance string)) {
+	inBubble(t, func(t *testing.T, c *cloud, n *node) {
+		s := newStorage(t, c)
+		stop := s.run(t)
+		id := c.run(t, one())[0].ID
+		_, err := c.service.WaitActive(c.ctx, id)
+		require.NoError(t, err)
+		f(t, s, n, id)
+		require.NoError(t, s.audit())
+		stop()
+	})
+}
+
+func TestVolumesOfARunningInstance(t *testing.T) {
+	withStorage(t, func(t *testing.T, s *storage, n *node, instance string) {
+		first, second := s.volume(t), s.volume(t)
+		device, err := s.service.AttachVolume(s.ctx, compute.AttachRequest{Instance: instance, Volume: first})
+		require.NoError(t, err)
+		require.Equal(t, "vdb", device)
+		v, err := s.volumes.WaitFor(s.ctx, first, volume.StateInUse)
+		require.NoError(t, err)
+		require.Equal(t, instance, v.AttachedTo)
+		require.Equal(t, []string{compute.VolumeSerial(first)}, n.plugged(instance))
+		m, _ := n.host.Machine(instance)
+		disk := m.Disks[1].ISCSI
+		_, err = n.cloudLogin(s, disk)
+		require.NoError(t, err, "the machine can log in with what it was given")
+
+		_, err = s.service.AttachVolume(s.ctx, compute.AttachRequest{Instance: instance, Volume: first})
+		require.ErrorIs(t, err, errdefs.ErrFailedPrecondition)
+		_, err = s.service.AttachVolume(s.ctx, compute.AttachRequest{Instance: instance, Volume: second, Device: "/dev/vdb"})
+		require.ErrorIs(t, err, errdefs.ErrAlreadyExists)
+		_, err = s.service.AttachVolume(s.ctx, compute.AttachRequest{Instance: instance, Volume: second, Device: "sda"})
+		require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
+		s.attach(t, instance, second)
+		require.Len(t, n.plugged(instance), 2)
+		require.ErrorIs(t, s.volumes.Detach(s.ctx, first, false), errdefs.ErrFailedPrecondition)
+		require.NoError(t, s.service.DetachVolume(s.ctx, first))
+		_, err = s.volumes.WaitFor(s.ctx, first, volume.StateAvailable)
+		require.NoError(t, err)
+		require.Equal(t, []string{compute.VolumeSerial(second)}, n.plugged(instance))
+		require.NoError(t, s.service.DetachVolume(s.ctx, first))
+		_, err = n.cloudLogin(s, disk)
+		require.Error(t, err)
+	})
+}
+
+func (n *node) cloudLogin(s *storage, d *compute.ISCSI) (*fakevolume.Session, error) {
+	return s.exporter.Login(volume.Target{Portal: d.Portal, IQN: d.IQN, LUN: d.LUN}, d.Initiator, d.User, d.Secret)
+}
+
+// TestVolumesOfAStoppedInstance are there when it starts, and when it is rebooted hard without a domain.
+func TestVolumesOfAStoppedInstance(t *testing.T) {
+	withStorage(t, func(t *testing.T, s *storage, n *node, instance string) {
+		kept, gone, late := s.volume(t), s.volume(t), s.volume(t)
+		s.attach(t, instance, gone)
+		require.NoError(t, s.service.Stop(s.ctx, instance))
+		s.waitRest(t, instance)
+		s.attach(t, instance, kept)
+		s.attach(t, instance, late)
+		require.NoError(t, s.service.DetachVolume(s.ctx, gone))
+		_, err := s.volumes.WaitFor(s.ctx, gone, volume.StateAvailable)
+		require.NoError(t, err)
+		require.NoError(t, s.service.Start(s.ctx, instance))
+		_, err = s.service.WaitActive(s.ctx, instance)
+		require.NoError(t, err)
+		require.ElementsMatch(t, []string{compute.VolumeSerial(kept), compute.VolumeSerial(late)}, n.plugged(instance))
+		m, _ := n.host.Machine(instance)
+		require.NoError(t, m.Validate())
+		n.host.Remove(instance)
+		n.forgetTaps()
+		require.NoError(t, s.service.Reboot(s.ctx, instance, true))
+		s.waitRest(t, instance)
+		require.Len(t, n.plugged(instance), 2)
+	})
+}
+
+// TestTerminationFreesVolumes, or deletes them with the instance.
+func TestTerminationFreesVolumes(t *testing.T) {
+	withStorage(t, func(t *testing.T, s *storage, n *node, instance string) {
+		kept, mine := s.volume(t), s.volume(t)
+		s.attach(t, instance, kept)
+		_, err := s.service.AttachVolume(s.ctx, compute.AttachRequest{Instance: instance, Volume: mine, DeleteOnTermination: true})
+		require.NoError(t, err)
+		_, err = s.volumes.WaitFor(s.ctx, mine, volume.StateInUse)
+		require.NoError(t, err)
+		require.NoError(t, s.service.Terminate(s.ctx, instance))
+		require.NoError(t, s.service.WaitGone(s.ctx, instance))
+		_, err = s.volumes.WaitFor(s.ctx, kept, volume.StateAvailable)
+		require.NoError(t, err)
+		require.NoError(t, s.volumes.WaitGone(s.ctx, mine))
+	})
+}
+
+// TestGuestsThatDoNotLetGo keep the volume, and its owner is told.
+func TestGuestsThatDoNotLetGo(t *testing.T) {
+	withStorage(t, func(t *testing.T, s *storage, n *node, instance string) {
+		id := s.volume(t)
+		s.attach(t, instance, id)
+		require.NoError(t, n.host.Deaf(instance))
+		require.NoError(t, s.service.DetachVolume(s.ctx, id))
+		v, err := s.volumes.Wait(s.ctx, id, func(v volume.Volume) bool { return v.State == volume.StateInUse })
+		require.NoError(t, err)
+		require.Contains(t, v.Fault, "has not let go of the volume within 30s: unmount it")
+		require.Len(t, n.plugged(instance), 1)
+
+		// An administrator may take it all the same: the session ends.
+		m, _ := n.host.Machine(instance)
+		session, err := n.cloudLogin(s, m.Disks[1].ISCSI)
+		require.NoError(t, err)
+		require.NoError(t, s.volumes.Detach(admin(), id, true))
+		_, err = s.volumes.WaitFor(s.ctx, id, volume.StateAvailable)
+		require.NoError(t, err)
+		require.Error(t, session.Write())
+		require.NoError(t, s.service.Terminate(s.ctx, instance))
+		require.NoError(t, s.service.WaitGone(s.ctx, instance))
+	})
+}
+
+func TestVolumesOfOthers(t *testing.T) {
+	withStorage(t, func(t *testing.T, s *storage, n *node, instance string) {
+		id := s.volume(t)
+		tenant := auth.NewContext(context.Background(), auth.Caller{UserID: "eve", ProjectID: "other", Roles: []string{auth.SysAdmin}})
+		_, err := s.service.AttachVolume(tenant, compute.AttachRequest{Instance: instance, Volume: id})
+		require.ErrorIs(t, err, errdefs.ErrNotFound)
+		require.ErrorIs(t, s.service.DetachVolume(tenant, id), errdefs.ErrNotFound)
+		theirs, err := s.volumes.Create(tenant, volume.CreateRequest{SizeGiB: 1})
+		require.NoError(t, err)
+		_, err = s.volumes.WaitFor(tenant, theirs.ID, volume.StateAvailable)
+		require.NoError(t, err)
+		_, err = s.service.AttachVolume(s.ctx, compute.AttachRequest{Instance: instance, Volume: theirs.ID})
+		require.ErrorIs(t, err, errdefs.ErrNotFound)
+		_, err = s.service.AttachVolume(admin(), compute.AttachRequest{Instance: instance, Volume: theirs.ID})
+		require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
+	})
+}
+
+// volumeCrash is a world whose agents of instances die; that of volumes lives.
+type volumeCrash struct {
+	*storage
+	begin    func(t *testing.T, w *volumeCrash)
+	want     volume.State // "": it is gone
+	id       string       // of the volume
+	instance string
+}
+
+func (w *volumeCrash) Begin(t *testing.T) { w.begin(t, w) }
+
+func (w *volumeCrash) Work(ctx context.Context, hooks operation.Hooks) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	a, err := w.agent()
+	if err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- a.Run(ctx) }()
+	err = w.nodes[0].work(ctx, hooks)
+	cancel()
+	return errors.Join(err, <-ended)
+}
+
+func (w *volumeCrash) Settled() bool {
+	synctest.Wait()
+	return w.operations() == 0
+}
+
+func (w *volumeCrash) Check() error {
+	v, err := w.volumes.Get(admin(), w.id)
+	if w.want == "" && !errdefs.IsNotFound(err) || w.want != "" && (err != nil || v.State != w.want) {
+		return fmt.Errorf("the volume should be %q: %+v, %w", w.want, v, err)
+	}
+	return w.audit()
+}
+
+func (w *volumeCrash) Close() error { return w.close() }
+
+func TestCrashesWithVolumes(t *testing.T) {
+	broken := fmt.Errorf("broken: %w", errdefs.ErrFailedPrecondition)
+	// before has an instance and a volume, and then no agent.
+	before := func(attached bool, then func(w *volumeCrash) error) func(t *testing.T, w *volumeCrash) {
+		return func(t *testing.T, w *volumeCrash) {
+			stopVolumes, stop := w.run(t), w.start(t)
+			w.instance = w.cloud.run(t, one())[0].ID
+			_, err := w.service.WaitActive(w.ctx, w.instance)
+			require.NoError(t, err)
+			w.id = w.volume(t)
+			if attached {
+				w.attach(t, w.instance, w.id)
+			}
+			stop()
+			stopVolumes()
+			require.NoError(t, then(w))
+		}
+	}
+	attach := func(w *volumeCrash) error {
+		_, err := w.service.AttachVolume(w.ctx, compute.AttachRequest{Instance: w.instance, Volume: w.id})
+		return err
+	}
+	detach := func(w *volumeCrash) error { return w.service.DetachVolume(w.ctx, w.id) }
+	terminate := func(w *volumeCrash) error { return w.service.Terminate(w.ctx, w.instance) }
+	both := func(first, second func(w *volumeCrash) error) func(w *volumeCrash) error {
+		return func(w *volumeCrash) error {
+			if err := first(w); err != nil {
+				return err
+			}
+			return second(w)
+		}
+	}
+	for name, w := range map[string]volumeCrash{
+		"attach": {begin: before(false, attach), want: volume.StateInUse},
+		"attach that fails": {begin: before(false, func(w *volumeCrash) error {
+			w.nodes[0].host.Inject(fakecompute.Fault{Method: fakecompute.MethodPlugDisk, After: true, Err: broken})
+			return attach(w)
+		}), want: volume.StateAvailable},
+		"attach that is not exported": {begin: before(false, func(w *volumeCrash) error {
+			w.exporter.Fail(func(method, _ string) error {
+				if method == "Export" {
+					return broken
+				}
+				return nil
+			})
+			return attach(w)
+		}), want: volume.StateAvailable},
+		"detach":                    {begin: before(true, detach), want: volume.StateAvailable},
+		"terminate":                 {begin: before(true, terminate), want: volume.StateAvailable},
+		"terminate while attaching": {begin: before(false, both(attach, terminate)), want: volume.StateAvailable},
+		"terminate while detaching": {begin: before(true, both(detach, terminate)), want: volume.StateAvailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			optest.Crash(t, func(t *testing.T) optest.World {
+				fresh := w
+				fresh.storage = newStorage(t, newCloud(t, 1))
+				return &fresh
+			})
+		})
+	}
+}
