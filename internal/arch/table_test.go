@@ -25,6 +25,7 @@ var house = []line{
 	{path: "internal/arch"},
 	{path: "internal/testneed"},
 	{path: "internal/benchline"},
+	{path: "internal/rabbittest", ours: []string{"internal/testneed"}},
 	{path: "internal/netnstest", ours: []string{"internal/testneed"}, outside: map[string]string{
 		"github.com/vishvananda/netns": "makes network namespaces", "golang.org/x/sys": linux,
 		"github.com/mdlayher/netlink": netlinks,
@@ -43,6 +44,8 @@ var house = []line{
 	{path: "queue", outside: map[string]string{"github.com/google/uuid": uuids}},
 	{path: "queue/memqueue", ours: []string{"queue"}},
 	{path: "queue/queuetest", ours: []string{"queue"}},
+	{path: "queue/amqp", ours: []string{"queue"}, outside: map[string]string{
+		"github.com/rabbitmq/amqp091-go": "the wire protocol of RabbitMQ, by its makers"}},
 
 	// Floor 1: who may do what, and how much.
 	{path: "auth", ours: []string{"state"}, outside: map[string]string{"github.com/google/uuid": uuids,
@@ -145,6 +148,7 @@ var inTests = map[string]string{
 	"golang.org/x/sync":                   "starts many at once",
 	"golang.org/x/sys":                    linux,
 	"github.com/google/uuid":              uuids,
+	"github.com/rabbitmq/amqp091-go":      "looks into queues, and is the peer of benchmarks",
 }
 
 // standard are packages of the standard library that only some may import; a path covers what is below it. Tests are free.
@@ -160,7 +164,7 @@ var standard = map[string]struct {
 	"math/rand": {"its generator is global, and predictable where names must not be; math/rand/v2 or crypto/rand", nil},
 	"net/http":  {"faces live in api/, and the rest of the house speaks no HTTP", []string{"api", "examples"}},
 	"os/exec": {"what runs programs of the host stays countable", []string{"image/internal/qemuimg", "internal/libvirtd",
-		"internal/testneed", "internal/netnstest", "examples/minicloud"}},
+		"internal/testneed", "internal/netnstest", "internal/rabbittest", "examples/minicloud"}},
 	"testing": {"only suites and test rigs are for tests", []string{"internal", "state/statetest", "state/operation/optest",
 		"queue/queuetest", "image/blobtest", "volume/volumetest", "network/networktest", "compute/computetest"}},
 	"testing/synctest": {"only tests have a clock of their own", []string{"internal", "state/statetest", "state/operation/optest",

@@ -1,0 +1,94 @@
+package amqp_test
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/dewpoint-cloud/dewpoint/internal/rabbittest"
+	"github.com/dewpoint-cloud/dewpoint/queue"
+	"github.com/dewpoint-cloud/dewpoint/queue/amqp"
+	"github.com/dewpoint-cloud/dewpoint/queue/queuetest"
+)
+
+// common is the broker that the tests of this package share. Those that kill theirs have their own.
+var common struct {
+	once   sync.Once
+	dir    string
+	broker *rabbittest.Broker
+	err    error
+}
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if common.broker != nil {
+			common.broker.Stop()
+		}
+		if common.dir != "" {
+			_ = os.RemoveAll(common.dir)
+		}
+		os.Exit(code)
+	}), goleak.IgnoreTopFunction("os/exec.(*Cmd).Wait"), goleak.IgnoreAnyFunction("os/exec.(*Cmd).Wait"))
+}
+
+// shared returns the common broker.
+func shared(t testing.TB) *rabbittest.Broker {
+	t.Helper()
+	rabbittest.Need(t)
+	common.once.Do(func() {
+		if common.dir, common.err = os.MkdirTemp("", "rabbit"); common.err != nil {
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		defer cancel()
+		certs := authority(t, common.dir)
+		common.broker, common.err = rabbittest.Start(ctx, rabbittest.Config{Dir: common.dir,
+			CAFile: certs.ca, CertFile: certs.cert, KeyFile: certs.key})
+	})
+	require.NoError(t, common.err)
+	return common.broker
+}
+
+// small is the setting of buses that the suite fills.
+func small(url, prefix string) amqp.Config {
+	return amqp.Config{URL: url, Prefix: prefix, Workers: 4, Backlog: 8, Async: 6, CallTimeout: 4 * time.Second,
+		MaxBackoff: 500 * time.Millisecond, Logger: slog.New(slog.DiscardHandler)}
+}
+
+// connect opens a bus that the test's end closes.
+func connect(t testing.TB, cfg amqp.Config) *amqp.Bus {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	bus, err := amqp.Open(ctx, cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, bus.Close()) })
+	return bus
+}
+
+func contract(t *testing.T, url string, secure *tls.Config) {
+	n := 0
+	queuetest.TestBus(t, func(t *testing.T) queuetest.Env {
+		n++
+		cfg := small(url, fmt.Sprintf("suite%d", n))
+		cfg.TLS = secure
+		return queuetest.Env{
+			Buses:   []queue.Bus{connect(t, cfg), connect(t, cfg)},
+			Workers: cfg.Workers, Backlog: cfg.Backlog, Async: cfg.Async, CallTimeout: cfg.CallTimeout,
+			Quiet: 300 * time.Millisecond, Patience: 20 * time.Second,
+			Knows: queuetest.Knows{Lost: true, CastBacklog: true, CallBacklog: true, FanoutBacklog: true},
+		}
+	})
+}
+
+func TestContract(t *testing.T) {
+	contract(t, shared(t).URL(), nil)
+}
