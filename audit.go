@@ -14,18 +14,28 @@ import (
 	"github.com/dewpoint-cloud/dewpoint/state/operation"
 )
 
-// Audit compares the records with what this node really has: domains, taps and bridges with their filters, disks, and with
-// each other: instances, ports, fixed IPs. It returns a line for each difference, in words for an operator, and none when all
+// Audit compares the records with what this node really has: domains, taps and bridges with their filters, disks, volumes and their exports, and with
+// each other: instances, ports, fixed IPs, attachments. It returns a line for each difference, in words for an operator, and none when all
 // agree. It changes nothing. What is being worked on shows as a difference, its operation named beside it, so an audit is
 // meaningful when no operation is open. It is FailedPrecondition where no cloud runs or the process is no node.
 func (c *Cloud) Audit(ctx context.Context) ([]string, error) {
 	c.mu.Lock()
-	services, node := c.services, c.node
+	services, node, volumes := c.services, c.node, c.volumes
 	c.mu.Unlock()
-	if services == nil || node == nil {
+	if services == nil || node == nil && volumes == nil {
 		return nil, fmt.Errorf("dewpoint: nothing to audit: the cloud does not run, or this process is no node: %w", errdefs.ErrFailedPrecondition)
 	}
-	a := &audit{host: node.hostID}
+	var found []string
+	if volumes != nil {
+		var err error
+		if found, err = volumes.agent.Difference(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if node == nil {
+		return found, nil
+	}
+	a := &audit{host: node.hostID, found: found}
 	// The host first: what it has and the records then don't name is a leak, unless it went in between.
 	domains, err := c.cfg.Hypervisor.List(ctx)
 	if err != nil {
@@ -39,12 +49,17 @@ func (c *Cloud) Audit(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	plugged, err := c.plugged(ctx, domains)
+	if err != nil {
+		return nil, err
+	}
 	err = services.Store.View(func(v *state.View) error {
 		a.read(v)
 		a.operations(v)
 		a.domains(domains)
 		a.links(network.Plan(v, node.hostID), links)
 		a.disks(disks)
+		a.volumes(v, plugged)
 		a.addresses(v)
 		return nil
 	})

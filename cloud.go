@@ -16,6 +16,7 @@ import (
 	"github.com/dewpoint-cloud/dewpoint/network"
 	"github.com/dewpoint-cloud/dewpoint/scheduler"
 	"github.com/dewpoint-cloud/dewpoint/state"
+	"github.com/dewpoint-cloud/dewpoint/volume"
 )
 
 // Cloud is a cloud, or the part of one that lives in this process. All methods are safe for concurrent use.
@@ -26,6 +27,7 @@ type Cloud struct {
 	running  bool
 	services *Services     // while it serves
 	node     *node         // the same, if the process is one
+	volumes  *volumes      // the same, if it has volumes
 	failed   error         // why the last Run ended before it served
 	changed  chan struct{} // closed and replaced when one of the above changes
 }
@@ -38,6 +40,7 @@ type Services struct {
 	Images   *image.Service
 	Networks *network.Service
 	Compute  *compute.Service
+	Volumes  *volume.Service
 	Hosts    *scheduler.Service
 
 	// Store is all the records. Reading it goes past the policy; writing it is for nobody but the services.
@@ -67,7 +70,7 @@ func (c *Cloud) Run(ctx context.Context) error {
 	c.running, c.failed = true, nil
 	c.mu.Unlock()
 	err := ignoreEnd(ctx, c.run(ctx))
-	c.set(func() { c.running, c.services, c.node, c.failed = false, nil, nil, err })
+	c.set(func() { c.running, c.services, c.node, c.volumes, c.failed = false, nil, nil, nil, err })
 	return err
 }
 
@@ -142,6 +145,13 @@ func (c *Cloud) run(ctx context.Context) (err error) {
 		parts.Go(func() error { return node.network.Run(ctx) })
 		parts.Go(func() error { return node.compute.Run(ctx) })
 	}
+	volumes, err := c.newVolumes(services)
+	if err != nil {
+		return err
+	}
+	if volumes != nil {
+		parts.Go(func() error { return volumes.agent.Run(ctx) })
+	}
 	parts.Go(func() error { return c.cfg.members.Run(ctx, store) })
 	if c.cfg.Images == nil {
 		parts.Go(func() error { return c.sweep(ctx, services) })
@@ -155,7 +165,12 @@ func (c *Cloud) run(ctx context.Context) (err error) {
 				return ignoreEnd(ctx, err)
 			}
 		}
-		c.set(func() { c.services, c.node = services, node })
+		if volumes != nil {
+			if err := volumes.known(ctx, store, begun); err != nil {
+				return ignoreEnd(ctx, err)
+			}
+		}
+		c.set(func() { c.services, c.node, c.volumes = services, node, volumes })
 		return nil
 	})
 	return parts.Wait()
@@ -185,6 +200,9 @@ func (c *Cloud) newServices(store *state.Store, blobs image.Blobs) (*Services, e
 	if s.Hosts, err = scheduler.NewService(scheduler.ServiceConfig{Store: store, Policy: c.cfg.Policy, Used: HostUse, Members: c.cfg.members}); err != nil {
 		return nil, err
 	}
+	if s.Volumes, err = volume.NewService(volume.ServiceConfig{Store: store, Policy: c.cfg.Policy, Logger: c.cfg.Logger}); err != nil {
+		return nil, err
+	}
 	s.Compute, err = compute.NewService(compute.ServiceConfig{Store: store, Bus: c.cfg.MessageBus, Scheduler: c.cfg.Scheduler,
 		Addresses: &s.Networks.Addresses, Policy: c.cfg.Policy, Logger: c.cfg.Logger})
 	return s, err
@@ -193,7 +211,7 @@ func (c *Cloud) newServices(store *state.Store, blobs image.Blobs) (*Services, e
 // projectUse is what a project uses of its quota.
 func projectUse(r state.Reader, projectID string) auth.Amounts {
 	u := compute.ProjectUse.Get(r, projectID)
-	return auth.Amounts{Instances: u.Instances, Cores: u.Cores, MemoryMiB: u.MemoryMiB}
+	return auth.Amounts{Instances: u.Instances, Cores: u.Cores, MemoryMiB: u.MemoryMiB}.Plus(volume.ProjectUse(r, projectID))
 }
 
 // closers is what to close, last opened first.

@@ -25,7 +25,7 @@ import (
 type (
 	Hypervisor     = compute.Hypervisor  // runs machines: compute/libvirt, compute/fakecompute
 	NetworkManager = network.Manager     // joins them: network/linux, network/fakenetwork
-	VolumeDriver   = volume.Driver       // keeps their data: volume/fakevolume
+	VolumeDriver   = volume.Driver       // keeps their data: volume/file, volume/fakevolume
 	Scheduler      = scheduler.Scheduler // says where they run: scheduler.New
 	MessageBus     = queue.Bus           // rings the bells: queue/memqueue
 )
@@ -43,7 +43,13 @@ type Config struct {
 	// network/linklocal with api/metadata behind it. Nil: nothing of ours answers.
 	Metadata func(*Services) (network.Server, error)
 
-	VolumeDriver VolumeDriver // nil: the cloud has no volumes
+	// VolumeDriver makes this process one that has volumes, whether it runs machines or not; VolumeExporter, which lets
+	// nodes reach them, is required with it. Nil: volumes, if there are any, are in other processes.
+	VolumeDriver   VolumeDriver
+	VolumeExporter volume.Exporter
+
+	// Connector is how volumes reach this node's machines. Nil: compute.QEMUInitiator.
+	Connector compute.Connector
 
 	Scheduler  Scheduler  // nil: scheduler.New, with its filters and weighers
 	MessageBus MessageBus // nil: one inside the process
@@ -100,7 +106,9 @@ func (c *Config) complete() error {
 		return bad("Hypervisor is nil, must be set where Metadata is")
 	case c.Dir == "" && c.isNode() && c.Disks == nil:
 		return bad("Dir is empty, must be set unless Disks is")
-	case c.Dir == "" && c.isNode() && c.Host.ID == "":
+	case (c.VolumeDriver == nil) != (c.VolumeExporter == nil):
+		return bad("VolumeDriver and VolumeExporter must be set together, or neither")
+	case c.Dir == "" && (c.isNode() || c.VolumeDriver != nil) && c.Host.ID == "":
 		return bad("Dir is empty, must be set unless Host.ID is")
 	case c.StopGrace < 0:
 		return bad("StopGrace is %v, must be at least 0", c.StopGrace)

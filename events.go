@@ -10,6 +10,7 @@ import (
 	"github.com/dewpoint-cloud/dewpoint/image"
 	"github.com/dewpoint-cloud/dewpoint/network"
 	"github.com/dewpoint-cloud/dewpoint/state"
+	"github.com/dewpoint-cloud/dewpoint/volume"
 )
 
 // Event is a change of one record that callers know. Exactly one of the fields after Revision is set.
@@ -23,6 +24,8 @@ type Event struct {
 	Image    *state.TableChange[image.Image]
 	Network  *state.TableChange[network.Network]
 	Port     *state.TableChange[network.Port]
+	Volume   *state.TableChange[volume.Volume]
+	Snapshot *state.TableChange[volume.Snapshot]
 
 	// Resync says that changes may have been missed. Who keeps a picture of the records reads them again: all that changes
 	// after Revision is told.
@@ -117,6 +120,16 @@ func eventsOf(changes state.Changes, caller auth.Caller, all bool) (events []Eve
 	for c := range network.Ports.Changes(changes) {
 		if mine(projectsOf(c, func(p network.Port) string { return p.ProjectID })...) {
 			events = append(events, Event{Port: &c})
+		}
+	}
+	for c := range volume.Volumes.Changes(changes) {
+		if mine(projectsOf(c, func(v volume.Volume) string { return v.ProjectID })...) {
+			events = append(events, Event{Volume: &c})
+		}
+	}
+	for c := range volume.Snapshots.Changes(changes) {
+		if mine(projectsOf(c, func(s volume.Snapshot) string { return s.ProjectID })...) {
+			events = append(events, Event{Snapshot: &c})
 		}
 	}
 	return events

@@ -28,17 +28,9 @@ type node struct {
 }
 
 func (c *Cloud) newNode(s *Services, blobs image.Blobs) (*node, error) {
-	host := c.cfg.Host
-	var err error
-	if host.ID == "" {
-		if host.ID, err = HostID(c.cfg.Dir); err != nil {
-			return nil, err
-		}
-	}
-	if host.Name == "" {
-		if host.Name, err = os.Hostname(); err != nil {
-			return nil, fmt.Errorf("dewpoint: this host's name: %w", err)
-		}
+	host, err := c.host()
+	if err != nil {
+		return nil, err
 	}
 	n := &node{hostID: host.ID, disks: c.cfg.Disks, close: func() error { return nil }}
 	var servers []network.Server
@@ -70,12 +62,20 @@ func (c *Cloud) newNode(s *Services, blobs image.Blobs) (*node, error) {
 		}
 	}
 	n.compute, err = compute.NewAgent(compute.AgentConfig{Store: s.Store, Bus: c.cfg.MessageBus, Host: host,
-		Hypervisor: c.cfg.Hypervisor, Network: n.network, Disks: n.disks, Addresses: &s.Networks.Addresses,
+		Hypervisor: c.cfg.Hypervisor, Network: n.network, Disks: n.disks, Addresses: &s.Networks.Addresses, Connector: c.cfg.Connector,
 		StopGrace: c.cfg.StopGrace, Sync: c.cfg.Sync, Hooks: c.cfg.Hooks, Logger: c.cfg.Logger})
 	if err != nil {
 		return nil, errors.Join(err, n.close())
 	}
 	return n, nil
+}
+
+func hostName() (string, error) {
+	name, err := os.Hostname()
+	if err != nil {
+		return "", fmt.Errorf("dewpoint: this host's name: %w", err)
+	}
+	return name, nil
 }
 
 func (c *Cloud) path(name string) string { return filepath.Join(c.cfg.Dir, name) }

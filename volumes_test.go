@@ -1,0 +1,111 @@
+package dewpoint_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/stretchr/testify/require"
+
+	"github.com/dewpoint-cloud/dewpoint"
+	"github.com/dewpoint-cloud/dewpoint/auth"
+	"github.com/dewpoint-cloud/dewpoint/compute"
+	"github.com/dewpoint-cloud/dewpoint/volume"
+	"github.com/dewpoint-cloud/dewpoint/volume/fakevolume"
+)
+
+// storage gives the rig's host volumes.
+func (r *rig) storage(t *testing.T) (*fakevolume.Driver, *fakevolume.Exporter) {
+	driver, err := fakevolume.New(fakevolume.Config{Dir: t.TempDir(), TotalGiB: 16})
+	require.NoError(t, err)
+	exporter := fakevolume.NewExporter()
+	r.cfg.VolumeDriver, r.cfg.VolumeExporter = driver, exporter
+	return driver, exporter
+}
+
+// TestVolumesOfACloud: a volume outlives the instance that it was attached to, and Runs of the cloud.
+func TestVolumesOfACloud(t *testing.T) {
+	r := newRig(t)
+	driver, exporter := r.storage(t)
+	cloud, s, ctx, stop := run(t, r.cfg)
+	made, err := s.Compute.Run(ctx, furnish(t, ctx, s))
+	require.NoError(t, err)
+	instance := made[0].ID
+	_, err = s.Compute.WaitActive(ctx, instance)
+	require.NoError(t, err)
+	v, err := s.Volumes.Create(ctx, volume.CreateRequest{SizeGiB: 2})
+	require.NoError(t, err)
+	_, err = s.Volumes.WaitFor(ctx, v.ID, volume.StateAvailable)
+	require.NoError(t, err)
+	_, err = s.Compute.AttachVolume(ctx, compute.AttachRequest{Instance: instance, Volume: v.ID})
+	require.NoError(t, err)
+	_, err = s.Volumes.WaitFor(ctx, v.ID, volume.StateInUse)
+	require.NoError(t, err)
+	found, err := cloud.Audit(ctx)
+	require.NoError(t, err)
+	require.Empty(t, found)
+	_, used, err := s.Auth.GetQuota(ctx, "project")
+	require.NoError(t, err)
+	require.Equal(t, 2, used.Of(auth.Gigabytes))
+	require.NoError(t, stop())
+
+	exporter.Restart()
+	cloud, s, ctx, stop = run(t, r.cfg)
+	found, err = cloud.Audit(ctx)
+	require.NoError(t, err)
+	require.Empty(t, found, "the volume is exported again")
+
+	// What an audit finds.
+	plugger := r.cfg.Hypervisor.(compute.Plugger)
+	require.NoError(t, plugger.UnplugDisk(ctx, instance, compute.VolumeSerial(v.ID)))
+	require.NoError(t, driver.Create(ctx, "11111111-1111-1111-1111-111111111111", 1))
+	_, err = exporter.Export(ctx, volume.Export{VolumeID: "22222222-2222-2222-2222-222222222222"})
+	require.NoError(t, err)
+	found, err = cloud.Audit(ctx)
+	require.NoError(t, err)
+	text := strings.Join(found, "\n")
+	require.Contains(t, text, "volume 11111111-1111-1111-1111-111111111111 of 1 GiB: no record wants it")
+	require.Contains(t, text, "volume 22222222-2222-2222-2222-222222222222 is exported with epoch 0: no record wants it")
+	require.Contains(t, text, "instance "+instance+" has volume "+v.ID+" on record, its domain does not have it")
+	require.NoError(t, driver.Delete(ctx, "11111111-1111-1111-1111-111111111111"))
+	require.NoError(t, exporter.Unexport(ctx, "22222222-2222-2222-2222-222222222222", 0))
+
+	require.NoError(t, s.Compute.Terminate(ctx, instance))
+	require.NoError(t, s.Compute.WaitGone(ctx, instance))
+	_, err = s.Volumes.WaitFor(ctx, v.ID, volume.StateAvailable)
+	require.NoError(t, err)
+	found, err = cloud.Audit(ctx)
+	require.NoError(t, err)
+	require.Empty(t, found)
+	require.NoError(t, stop())
+}
+
+// TestAProcessWithVolumesAlone serves those of machines elsewhere.
+func TestAProcessWithVolumesAlone(t *testing.T) {
+	r := newRig(t)
+	r.storage(t)
+	cfg := dewpoint.Config{Dir: r.cfg.Dir, Log: r.cfg.Log, VolumeDriver: r.cfg.VolumeDriver, VolumeExporter: r.cfg.VolumeExporter}
+	cloud, s, ctx, stop := run(t, cfg)
+	v, err := s.Volumes.Create(ctx, volume.CreateRequest{SizeGiB: 1})
+	require.NoError(t, err)
+	_, err = s.Volumes.WaitFor(ctx, v.ID, volume.StateAvailable)
+	require.NoError(t, err)
+	found, err := cloud.Audit(ctx)
+	require.NoError(t, err)
+	require.Empty(t, found)
+	require.NoError(t, stop())
+
+	cfg.VolumeExporter = nil
+	_, err = dewpoint.New(cfg)
+	require.ErrorContains(t, err, "Config.VolumeDriver and VolumeExporter")
+	require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
+}
+
+// TestACloudWithoutVolumes says that there is no room for one.
+func TestACloudWithoutVolumes(t *testing.T) {
+	_, s, ctx, stop := run(t, newRig(t).cfg)
+	_, err := s.Volumes.Create(ctx, volume.CreateRequest{SizeGiB: 1})
+	require.ErrorIs(t, err, errdefs.ErrResourceExhausted)
+	require.ErrorContains(t, err, "of 0 with volumes")
+	require.NoError(t, stop())
+}
