@@ -29,6 +29,8 @@ type Instance struct {
 	PublicKey string // authorized_keys line of the key pair; "" without one
 	UserData  []byte
 
+	ConfigDrive string // the format of its config drive: [DriveOpenStack] or [DriveNoCloud]; "": it has none
+
 	HostID string // where it runs
 	Zone   string
 	Ports  []string // ids of its network ports, in the order of its cards

@@ -2,6 +2,7 @@ package compute
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/dewpoint-cloud/dewpoint/compute/guestdata"
 	"github.com/dewpoint-cloud/dewpoint/network"
@@ -26,10 +27,16 @@ func GuestData(r state.Reader, instanceID string) (guestdata.Guest, error) {
 		if err != nil {
 			return guestdata.Guest{}, err
 		}
+		for _, id := range p.SecurityGroups {
+			group, err := network.SecurityGroups.Get(r, id)
+			if err == nil && !slices.Contains(g.SecurityGroups, group.Name) {
+				g.SecurityGroups = append(g.SecurityGroups, group.Name)
+			}
+		}
 		if g.Domain == "" {
 			g.Domain = n.Domain
 		}
-		c := guestdata.Card{PortID: p.ID, NetworkID: n.ID, MAC: p.MAC, MTU: n.MTU, DHCP: n.Mode != "flat", Router: n.Router, DNS: n.DNS,
+		c := guestdata.Card{PortID: p.ID, NetworkID: n.ID, MAC: p.MAC, MTU: n.MTU, DHCP: answersDHCP(n), Router: n.Router, DNS: n.DNS,
 			Domain: n.Domain}
 		for _, a := range p.Addrs {
 			if a.Is4() {

@@ -22,7 +22,7 @@ type ImageDisksConfig struct {
 	Store *state.Store // required: where the records of images are
 	Cache *image.Cache // required: the host's; whoever made it closes it, when no agent uses it any more
 
-	// ConsoleDir holds the console logs, each in a directory of its instance. It is made if it does not exist, its parent
+	// ConsoleDir holds the console logs and config drives, each in a directory of its instance. It is made if it does not exist, its parent
 	// must. Required.
 	ConsoleDir string
 
@@ -89,11 +89,15 @@ func (d *ImageDisks) Make(ctx context.Context, i Instance) (Files, error) {
 	if err := makeDir(dir); err != nil {
 		return Files{}, err
 	}
+	drive, err := d.drive(ctx, i, dir)
+	if err != nil {
+		return Files{}, err
+	}
 	root := Disk{Path: have.Disk.Path, Format: string(have.Disk.Format), Serial: rootSerial(i.ID)}
 	if have.Disk.Base != "" {
 		root.Backing = []BackingFile{{Path: have.Disk.Base, Format: string(have.Disk.BaseFormat)}}
 	}
-	return Files{Kernel: have.Kernel, Ramdisk: have.Ramdisk, Cmdline: i.Cmdline, Disks: []Disk{root},
+	return Files{Kernel: have.Kernel, Ramdisk: have.Ramdisk, Cmdline: i.Cmdline, Disks: append([]Disk{root}, drive...),
 		ConsoleLog: filepath.Join(dir, "console.log")}, nil
 }
 

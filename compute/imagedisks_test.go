@@ -3,6 +3,7 @@ package compute_test
 import (
 	"bytes"
 	"context"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"github.com/dewpoint-cloud/dewpoint/compute"
 	"github.com/dewpoint-cloud/dewpoint/image"
 	"github.com/dewpoint-cloud/dewpoint/internal/testneed"
+	"github.com/dewpoint-cloud/dewpoint/network"
 	"github.com/dewpoint-cloud/dewpoint/state"
 )
 
@@ -213,4 +215,68 @@ func TestImageDisksRefuse(t *testing.T) {
 		require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
 		require.ErrorContains(t, err, want)
 	}
+}
+
+// MOD-02: what a network without DHCP can't tell its guests is on a disk.
+func TestConfigDrive(t *testing.T) {
+	d := newDepot(t)
+	d.update(t, func(tx *state.Tx) error {
+		return network.Networks.Put(tx, network.Network{ID: "flat", Name: "flat", Mode: "flat", Bridge: "br-flat", MTU: 1500, Domain: "novalocal",
+			CIDR: netip.MustParsePrefix("192.168.0.0/24"), Gateway: netip.MustParseAddr("192.168.0.1"), Router: netip.MustParseAddr("192.168.0.1")})
+	})
+	img := d.bootable(t).ID
+	launch := func(change func(*compute.RunRequest)) compute.Instance {
+		req := one()
+		req.Image, req.UserData, req.Networks = img, []byte("#!/bin/sh\necho hello"), []string{"lan"}
+		change(&req)
+		return d.run(t, req)[0]
+	}
+	require.Empty(t, launch(func(*compute.RunRequest) {}).ConfigDrive, "DHCP tells it")
+	require.Empty(t, launch(func(r *compute.RunRequest) { r.Networks, r.ConfigDrive = []string{"flat"}, compute.DriveNone }).ConfigDrive)
+	require.Equal(t, compute.DriveNoCloud, launch(func(r *compute.RunRequest) { r.ConfigDrive = compute.DriveNoCloud }).ConfigDrive)
+	d.update(t, func(tx *state.Tx) error {
+		i, err := image.Images.Get(tx, img)
+		if err != nil {
+			return err
+		}
+		i.Properties["img_config_drive"] = "mandatory"
+		return image.Images.Put(tx, i)
+	})
+	require.Equal(t, compute.DriveOpenStack, launch(func(*compute.RunRequest) {}).ConfigDrive)
+	_, err := d.service.Run(d.ctx, compute.RunRequest{Name: "x", Image: img, Flavor: "m1.tiny", ConfigDrive: "floppy"})
+	require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
+	require.ErrorContains(t, err, "ConfigDrive")
+
+	i := launch(func(r *compute.RunRequest) { r.Networks = []string{"lan", "flat"} })
+	require.Equal(t, compute.DriveOpenStack, i.ConfigDrive)
+	dir := filepath.Join(d.dir, "consoles", i.ID)
+	require.NoError(t, os.MkdirAll(dir, 0o711))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "config.new-1"), nil, 0o600)) // of one that was killed
+	files, err := d.disks.Make(d.ctx, i)
+	require.NoError(t, err)
+	require.Len(t, files.Disks, 2)
+	drive := files.Disks[1]
+	require.True(t, drive.ReadOnly)
+	require.Equal(t, "raw", drive.Format)
+	info, err := os.Stat(drive.Path)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode().Perm(), "it has secrets")
+	content, err := os.ReadFile(drive.Path)
+	require.NoError(t, err)
+	for _, part := range []string{`"ip_address":"192.168.0.3"`, `"type":"ipv4_dhcp"`, "echo hello"} { // .2 is another's
+		require.True(t, bytes.Contains(content, []byte(part)), part)
+	}
+	m := compute.Machine{ID: i.ID, Name: "web", VCPUs: 1, MemoryMiB: 64, Disks: files.Disks}
+	require.NoError(t, m.Validate())
+	again, err := d.disks.Make(d.ctx, i)
+	require.NoError(t, err)
+	require.Equal(t, files, again)
+	same, err := os.ReadFile(drive.Path)
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(content, same), "it is made once")
+	left, err := filepath.Glob(filepath.Join(dir, "config.new-*"))
+	require.NoError(t, err)
+	require.Empty(t, left)
+	require.NoError(t, d.disks.Remove(d.ctx, i.ID))
+	require.NoDirExists(t, dir)
 }

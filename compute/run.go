@@ -43,6 +43,10 @@ type RunRequest struct {
 	// as long as any of it exists. A changed request under a used token is FailedPrecondition. Tokens belong to the project.
 	// At most 64 printable ASCII characters; "": none.
 	Token string
+
+	// ConfigDrive is [DriveOpenStack], [DriveNoCloud] or [DriveNone]. "": OpenStack's if one of the networks answers no DHCP, or the
+	// image's property img_config_drive is "mandatory"; else none.
+	ConfigDrive string
 }
 
 // Limits of a request.
@@ -114,7 +118,7 @@ func (req *RunRequest) check() error {
 	case !validToken.MatchString(req.Token):
 		return bad("Token", "must have at most 64 printable ASCII characters")
 	}
-	return nil
+	return checkDrive(req.ConfigDrive)
 }
 
 var validToken = regexp.MustCompile(`^[!-~]{0,64}$`)
@@ -149,6 +153,7 @@ func (s *Service) record(tx *state.Tx, caller auth.Caller, req RunRequest) (made
 	if err != nil {
 		return nil, false, err
 	}
+	proto.ConfigDrive = chooseDrive(tx, req, proto.ImageID, nets)
 	n, err := s.room(tx, caller, req, proto.Flavor)
 	if err != nil {
 		return nil, false, err

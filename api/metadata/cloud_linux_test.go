@@ -154,6 +154,7 @@ func TestEachMachineHearsOfItself(t *testing.T) {
 		require.Equal(t, strings.TrimSpace(g.instance.PublicKey), strings.TrimSpace(g.awaits("/latest/meta-data/public-keys/0/openssh-key")))
 		require.Contains(t, g.awaits("/openstack/latest/meta_data.json"), g.instance.ID)
 		require.Contains(t, g.awaits("/openstack/latest/network_data.json"), g.port.MAC)
+		require.Equal(t, "default", g.awaits("/latest/meta-data/security-groups"))
 		require.ElementsMatch(t, []string{a.port.Addrs[0].String() + " slots=1", b.port.Addrs[0].String() + " slots=1"},
 			strings.Split(g.awaits("/latest/meta-data/mpi/mine"), "\n"))
 	}

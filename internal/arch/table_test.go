@@ -87,7 +87,9 @@ var house = []line{
 	{path: "network/fakenetwork", ours: []string{"network"}},
 	{path: "network/networktest", ours: []string{"network"}},
 	{path: "compute/guestdata"},
-	{path: "compute", ours: []string{"auth", "compute/guestdata", "image", "network", "queue", "scheduler", "state", "state/operation", "volume"},
+	{path: "compute/internal/configdrive", ours: []string{"compute/guestdata"}, outside: map[string]string{
+		"github.com/kdomanski/iso9660": "a file system that every guest can read, in pure Go"}},
+	{path: "compute", ours: []string{"auth", "compute/guestdata", "compute/internal/configdrive", "image", "network", "queue", "scheduler", "state", "state/operation", "volume"},
 		outside: map[string]string{"github.com/google/uuid": uuids}},
 	{path: "compute/libvirt", ours: []string{"compute"}, outside: map[string]string{
 		"github.com/digitalocean/go-libvirt": "libvirt's protocol without its C library",
@@ -130,6 +132,7 @@ var everywhere = map[string]string{
 
 // inTests may be imported by files of tests only, besides what a line allows.
 var inTests = map[string]string{
+	"github.com/kdomanski/iso9660":        "reads config drives",
 	"github.com/stretchr/testify/require": "require alone: after the first failure the rest is noise",
 	"go.uber.org/goleak":                  "each goroutine ends",
 	"pgregory.net/rapid":                  "random inputs that shrink",
