@@ -32,6 +32,11 @@ type Agent struct {
 	// turn makes one of "look at the records, then change the node", so that a stale plan can't bring back a tap
 	// that is gone. Whoever waits for it can give up.
 	turn chan struct{}
+
+	// groups is what the data path has of security groups, and local those that taps of the node are in. They save looking at the node,
+	// and belong to who has the turn.
+	groups map[string]Group
+	local  map[string]bool
 }
 
 // NewAgent checks the configuration. It starts nothing.
@@ -52,7 +57,7 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	a := &Agent{cfg: cfg, turn: make(chan struct{}, 1)}
+	a := &Agent{cfg: cfg, turn: make(chan struct{}, 1), groups: map[string]Group{}, local: map[string]bool{}}
 	if cfg.DHCP != nil {
 		a.servers = append(a.servers, cfg.DHCP)
 	}
@@ -73,13 +78,15 @@ func (a *Agent) begin(ctx context.Context) (end func(), err error) {
 	}
 }
 
-// Run makes the node as the records say, then serves its guests and repairs what drifts until ctx ends.
+// Run makes the node as the records say, then serves its guests, has changed security groups in force, and repairs what drifts until ctx
+// ends.
 func (a *Agent) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	a.run(ctx, &running)
+	running.Go(func() { a.followGroups(ctx) })
 	ticker := time.NewTicker(a.cfg.Repair)
 	defer ticker.Stop()
 	for start := true; ; start = false {
@@ -123,6 +130,12 @@ func (a *Agent) sync(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	report, err := a.cfg.Manager.Apply(ctx, d)
+	a.local, a.groups = groupsOf(d.Taps), map[string]Group{}
+	if err == nil {
+		for _, g := range d.Groups {
+			a.groups[g.ID] = g
+		}
+	}
 	if ctx.Err() == nil { // also when an uplink is missing: the other networks go on
 		err = errors.Join(err, a.servers.each(func(s Server) error { return s.Apply(ctx, d) }))
 	}
@@ -153,6 +166,9 @@ func (a *Agent) Plug(ctx context.Context, portID string) (tap string, err error)
 	})
 	if err != nil {
 		return "", err
+	}
+	if err := a.tellGroups(ctx, t); err != nil {
+		return "", fmt.Errorf("port %s: %w", portID, err)
 	}
 	if err := a.cfg.Manager.Plug(ctx, b, t); err != nil {
 		return "", fmt.Errorf("port %s: %w", portID, err)

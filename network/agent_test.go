@@ -125,8 +125,13 @@ func TestPlanIsTheNodesPluggedPorts(t *testing.T) {
 		require.Equal(t, "10.0.0.1/24", d.Bridges[0].Gateway.String())
 		require.Equal(t, s.lan.Router, d.Bridges[0].Router)
 		require.Len(t, d.Taps, 1)
-		require.Equal(t, network.Tap{Name: mine.TapName(), Bridge: "br100", Port: mine.ID, MAC: mine.HardwareAddr(), IPs: mine.Addrs, Hostname: "vm"}, d.Taps[0])
+		require.Equal(t, network.Tap{Name: mine.TapName(), Bridge: "br100", Port: mine.ID, MAC: mine.HardwareAddr(), IPs: mine.Addrs, Hostname: "vm",
+			Guarded: true, Groups: mine.SecurityGroups}, d.Taps[0])
 		require.Empty(t, network.Plan(v, "h3"))
+		require.Len(t, d.Groups, 1)
+		require.Equal(t, mine.SecurityGroups[0], d.Groups[0].ID)
+		require.Len(t, d.Groups[0].Rules, 2)
+		require.Len(t, d.Groups[0].Members, 6, "on all nodes, plugged or not: two addresses each")
 		return nil
 	}))
 }

@@ -1,8 +1,10 @@
 package network
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -105,6 +107,14 @@ func (d Desired) Validate() error {
 		case len(t.Port) > maxPort || strings.ContainsFunc(t.Port, func(r rune) bool { return r <= ' ' || r > '~' }):
 			return bad("tap %s: Port %q must be at most %d printable ASCII characters without spaces", t.Name, t.Port, maxPort)
 		}
+		if !slices.IsSortedFunc(t.Groups, func(a, b string) int { return cmp.Or(cmp.Compare(a, b), 1) }) {
+			return bad("tap %s: Groups %q must be sorted, each once", t.Name, t.Groups)
+		}
+		for _, id := range t.Groups {
+			if !groupID.MatchString(id) || !t.Guarded {
+				return bad("tap %s: Groups: %.80q is not the id of a group, or the tap is not Guarded", t.Name, id)
+			}
+		}
 		addresses := []string{t.MAC.String()}
 		for _, ip := range t.IPs {
 			if !fixed(ip) {
@@ -120,6 +130,38 @@ func (d Desired) Validate() error {
 			taken[where] = "tap " + t.Name
 		}
 	}
+	return ValidateGroups(d.Groups)
+}
+
+// ValidateGroups returns what is wrong with groups by themselves, naming the field and its limit, as an InvalidArgument.
+func ValidateGroups(gs []Group) error {
+	ids := make(map[string]bool, len(gs))
+	for _, g := range gs {
+		switch {
+		case !groupID.MatchString(g.ID):
+			return fmt.Errorf("network: group: ID %.80q must be 1 to 64 letters, digits and dashes: %w", g.ID, errdefs.ErrInvalidArgument)
+		case ids[g.ID]:
+			return fmt.Errorf("network: group %s: is there twice: %w", g.ID, errdefs.ErrInvalidArgument)
+		}
+		ids[g.ID] = true
+		rules := make(map[Rule]bool, len(g.Rules))
+		for _, r := range g.Rules {
+			if err := r.Validate(); err != nil {
+				return fmt.Errorf("network: group %s: rule %q: %w", g.ID, r, err)
+			}
+			if rules[r.normal()] {
+				return fmt.Errorf("network: group %s: rule %q is there twice: %w", g.ID, r, errdefs.ErrInvalidArgument)
+			}
+			rules[r.normal()] = true
+		}
+		members := make(map[netip.Addr]bool, len(g.Members))
+		for _, a := range g.Members {
+			if !fixed(a) || members[a] {
+				return fmt.Errorf("network: group %s: Members: %v is not the address of a host, or is there twice: %w", g.ID, a, errdefs.ErrInvalidArgument)
+			}
+			members[a] = true
+		}
+	}
 	return nil
 }
 
@@ -133,12 +175,17 @@ func fixed(a netip.Addr) bool {
 
 // Clone returns a copy that shares nothing.
 func (d Desired) Clone() Desired {
-	c := Desired{Bridges: append([]Bridge(nil), d.Bridges...), Taps: append([]Tap(nil), d.Taps...)}
+	c := Desired{Bridges: append([]Bridge(nil), d.Bridges...), Taps: append([]Tap(nil), d.Taps...),
+		Groups: append([]Group(nil), d.Groups...)}
 	for i, b := range c.Bridges {
 		c.Bridges[i].DNS, c.Bridges[i].Routes = append([]netip.Addr(nil), b.DNS...), append([]Route(nil), b.Routes...)
 	}
 	for i, t := range c.Taps {
+		c.Taps[i].Groups = append([]string(nil), t.Groups...)
 		c.Taps[i].MAC, c.Taps[i].IPs = append([]byte(nil), t.MAC...), append([]netip.Addr(nil), t.IPs...)
+	}
+	for i, g := range c.Groups {
+		c.Groups[i].Rules, c.Groups[i].Members = append([]Rule(nil), g.Rules...), append([]netip.Addr(nil), g.Members...)
 	}
 	return c
 }

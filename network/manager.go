@@ -28,18 +28,29 @@ type Manager interface {
 	// has the name of a bridge or tap in d, and not our mark, is AlreadyExists, names it, is not touched, and
 	// everything else in d is applied all the same. An External bridge that does not exist, or is no bridge, is NotFound, names it,
 	// its taps are on no bridge until it is there, and everything else in d is applied all the same.
+	//
+	// A tap that is Guarded gets and sends what a rule of one of its Groups lets through, and the answers to that, and nothing else
+	// but what every machine needs: ARP, neighbor discovery, and what it says to DHCP servers and 169.254.169.254 and hears from them. A rule
+	// that is taken away lets through no further packet, also of connections that it had let through.
 	Apply(ctx context.Context, d Desired) (Report, error)
 
 	// Plug adds or mends one tap, on a bridge that an earlier Apply or Plug made, or that is made now as b says.
 	// It does the same as Apply with that tap added, at a cost that does not grow with the number of taps: it does not
 	// look at other taps, not even for an address that t has too. A t whose Bridge is not b's Name is InvalidArgument.
+	// The addresses of a Guarded t become Members of its Groups. A group of t that the node does not have is made without rules: it lets nothing
+	// through until SetGroups or Apply bring them.
 	Plug(ctx context.Context, b Bridge, t Tap) error
 
+	// SetGroups makes each of the groups as it is in gs, and leaves others as they are. It does the same as Apply with these in
+	// place of those of the same id, at a cost that does not grow with the number of taps or of other groups. What is wrong with gs by
+	// itself is InvalidArgument, and nothing was changed.
+	SetGroups(ctx context.Context, gs []Group) error
+
 	// Unplug removes the tap with this name and its filter, also while a machine holds it open. One that does not exist, or
-	// that is not ours, is success, and nothing was changed.
+	// that is not ours, is success, and nothing was changed. Groups stay as they are.
 	Unplug(ctx context.Context, tap string) error
 
-	// Inspect reads what the node has of ours, in the form of a Desired, sorted by name. After a successful
+	// Inspect reads what the node has of ours, in the form of a Desired, sorted by name, groups by id, rules by text. After a successful
 	// Apply(d), Inspect returns d, sorted, but for the fields that no kernel keeps (those that only DHCP uses).
 	Inspect(ctx context.Context) (Desired, error)
 
@@ -72,6 +83,14 @@ type DHCPServer interface {
 type Desired struct {
 	Bridges []Bridge
 	Taps    []Tap
+	Groups  []Group // those of the taps, and those that a rule of one of these names
+}
+
+// Group is a security group on the node. One that no tap is in, or that rules name and that is not here, does no harm.
+type Group struct {
+	ID      string // 1 to 64 letters, digits and dashes
+	Rules   []Rule
+	Members []netip.Addr // of rules whose RemoteGroup this is: the addresses of its ports, on all nodes
 }
 
 // Bridge is a layer-2 segment on the node.
@@ -119,6 +138,10 @@ type Tap struct {
 	MAC      net.HardwareAddr
 	IPs      []netip.Addr // the fixed IPs: all that the guest may use as a source, besides its IPv6 link-local address
 	Hostname string       // DHCP option 12
+
+	// Guarded says that only what Groups let through gets to the guest and from it. Otherwise all does that is not forged.
+	Guarded bool
+	Groups  []string // ids of Desired.Groups, sorted
 }
 
 // Report says what an Apply changed, a line each, in words for a log: empty when nothing had to change.

@@ -9,7 +9,7 @@ import (
 )
 
 // Plan returns what the data path of a node should be: a function of the records and nothing else. A node has the
-// bridges of the networks that it has plugged ports on, and a tap for each of these ports.
+// bridges of the networks that it has plugged ports on, a tap for each of these ports, and their security groups.
 func Plan(r state.Reader, hostID string) Desired {
 	var d Desired
 	networks := map[string]Network{}
@@ -30,6 +30,7 @@ func Plan(r state.Reader, hostID string) Desired {
 	}
 	slices.SortFunc(d.Bridges, func(a, b Bridge) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(d.Taps, func(a, b Tap) int { return cmp.Compare(a.Name, b.Name) })
+	d.Groups = groups(r, groupsOf(d.Taps))
 	return d
 }
 
@@ -58,5 +59,6 @@ func (n Network) routes() []Route {
 }
 
 func (p Port) tap(n Network) Tap {
-	return Tap{Name: p.TapName(), Bridge: n.Bridge, Port: p.ID, MAC: p.HardwareAddr(), IPs: p.Addrs, Hostname: p.Hostname}
+	return Tap{Name: p.TapName(), Bridge: n.Bridge, Port: p.ID, MAC: p.HardwareAddr(), IPs: p.Addrs, Hostname: p.Hostname,
+		Guarded: true, Groups: p.SecurityGroups}
 }

@@ -57,8 +57,18 @@ func (m *Manager) Plug(ctx context.Context, b network.Bridge, t network.Tap) err
 	d = d.Clone()
 	return m.node.call(ctx, MethodPlug, t.Name, func() error {
 		_, err := m.node.add(d)
+		m.node.join(t)
 		return err
 	})
+}
+
+// SetGroups implements [network.Manager].
+func (m *Manager) SetGroups(ctx context.Context, gs []network.Group) error {
+	if err := network.ValidateGroups(gs); err != nil {
+		return err
+	}
+	gs = network.Desired{Groups: gs}.Clone().Groups
+	return m.node.call(ctx, MethodSetGroups, "", func() error { m.node.setGroups(gs); return nil })
 }
 
 // Unplug implements [network.Manager].
@@ -113,7 +123,18 @@ func (n *Node) apply(d network.Desired) ([]string, error) {
 		}
 	}
 	more, err := n.add(d)
-	return append(changes, more...), err
+	changes = append(changes, more...)
+	wanted := map[string]bool{}
+	for _, g := range d.Groups {
+		wanted[g.ID] = true
+	}
+	for id := range n.groups {
+		if !wanted[id] {
+			delete(n.groups, id)
+			changes = append(changes, "security group "+id+" removed")
+		}
+	}
+	return append(changes, n.setGroups(d.Groups)...), err
 }
 
 // add adds or mends what is in d, and removes nothing. It expects mu to be held.

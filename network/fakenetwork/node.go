@@ -3,6 +3,7 @@ package fakenetwork
 import (
 	"cmp"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 
@@ -16,6 +17,7 @@ type Node struct {
 	links   map[string]bool // those that are not ours: network cards, bridges of others
 	bridges map[string]network.Bridge
 	taps    map[string]tap
+	groups  map[string]network.Group
 	made    int // links so far
 	faults  []*Injected
 	calls   map[Method]int
@@ -28,7 +30,8 @@ type tap struct {
 
 // NewNode returns a node without links.
 func NewNode() *Node {
-	return &Node{links: map[string]bool{}, bridges: map[string]network.Bridge{}, taps: map[string]tap{}, calls: map[Method]int{}}
+	return &Node{links: map[string]bool{}, bridges: map[string]network.Bridge{}, taps: map[string]tap{}, groups: map[string]network.Group{},
+		calls: map[Method]int{}}
 }
 
 // AddLink gives the node a link that is not the managers': one that a bridge may name as its uplink, an administrator's bridge
@@ -126,6 +129,10 @@ func (n *Node) desired() network.Desired {
 	for _, t := range n.taps {
 		d.Taps = append(d.Taps, t.Tap)
 	}
+	for _, g := range n.groups {
+		d.Groups = append(d.Groups, g)
+	}
+	slices.SortFunc(d.Groups, func(a, b network.Group) int { return cmp.Compare(a.ID, b.ID) })
 	slices.SortFunc(d.Bridges, func(a, b network.Bridge) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(d.Taps, func(a, b network.Tap) int { return cmp.Compare(a.Name, b.Name) })
 	return d.Clone()
@@ -138,5 +145,57 @@ func (n *Node) removeBridge(name string) {
 			t.Bridge = ""
 			n.taps[t.Name] = t
 		}
+	}
+}
+
+// setGroups makes groups as they are in gs, which it keeps, and returns what had to change.
+func (n *Node) setGroups(gs []network.Group) (changes []string) {
+	for _, g := range gs {
+		slices.SortFunc(g.Rules, func(a, b network.Rule) int { return cmp.Compare(a.String(), b.String()) })
+		slices.SortFunc(g.Members, netip.Addr.Compare)
+		old, there := n.groups[g.ID]
+		switch {
+		case !there:
+			changes = append(changes, "security group "+g.ID+" made")
+		case !slices.Equal(old.Rules, g.Rules) || !slices.Equal(old.Members, g.Members):
+			changes = append(changes, "security group "+g.ID+" mended")
+		}
+		n.groups[g.ID] = g
+	}
+	return changes
+}
+
+// join puts a tap's addresses into its groups.
+func (n *Node) join(t network.Tap) {
+	for _, id := range t.Groups {
+		g := n.groups[id]
+		g.ID, g.Members = id, slices.Clone(g.Members)
+		for _, a := range t.IPs {
+			if !slices.Contains(g.Members, a) {
+				g.Members = append(g.Members, a)
+			}
+		}
+		slices.SortFunc(g.Members, netip.Addr.Compare)
+		n.groups[id] = g
+	}
+}
+
+// Passes tells whether a packet that is the first of its flow gets through the security groups of a tap; one that is not there
+// lets nothing through.
+func (n *Node) Passes(tap string, p network.Packet) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	t, there := n.taps[tap]
+	return there && n.desired().Lets(t.Tap, p)
+}
+
+// ChangeGroup changes a group as if somebody had done so by hand. An unknown one is nothing to do.
+func (n *Node) ChangeGroup(id string, change func(*network.Group)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if g, ok := n.groups[id]; ok {
+		g = network.Desired{Groups: []network.Group{g}}.Clone().Groups[0]
+		change(&g)
+		n.groups[id] = g
 	}
 }

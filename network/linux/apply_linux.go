@@ -111,7 +111,7 @@ func (c *call) apply(ctx context.Context, d network.Desired) error {
 	return nil
 }
 
-func empty(d network.Desired) bool { return len(d.Bridges)+len(d.Taps) == 0 }
+func empty(d network.Desired) bool { return len(d.Bridges)+len(d.Taps)+len(d.Groups) == 0 }
 
 // applyFilter makes the packet filter as d says, and tells whether there is one then: a node that is to have nothing needs none
 // to be made.
@@ -120,7 +120,7 @@ func (c *call) applyFilter(ctx context.Context, d network.Desired, links map[str
 	if err != nil || (have.problem == missing && empty(d)) {
 		return false, err
 	}
-	change, mended := planFilter(d, have)
+	change, whom := planFilter(d, have)
 	if change.empty() {
 		return true, nil
 	}
@@ -135,7 +135,18 @@ func (c *call) applyFilter(ctx context.Context, d network.Desired, links map[str
 	for _, t := range d.Taps {
 		wanted[t.Name] = true
 	}
-	for _, tap := range mended {
+	groups := map[string]bool{}
+	for _, g := range d.Groups {
+		groups[g.ID] = true
+	}
+	for _, id := range whom.groups {
+		if groups[id] {
+			c.changed("security group %s mended", id)
+		} else {
+			c.changed("security group %s removed", id)
+		}
+	}
+	for _, tap := range whom.taps {
 		switch l := links[tap]; {
 		case l != nil && l.isTap() && wanted[tap]:
 			c.changed("filter of tap %s mended", tap)
@@ -214,10 +225,15 @@ func (c *call) plug(ctx context.Context, b network.Bridge, t network.Tap) error 
 // plugFilter puts the tap's elements into the sets, and takes those out that it had. What it had is in its mark.
 func (c *call) plugFilter(ctx context.Context, t network.Tap, have *nic) error {
 	change := filterChange{add: elements(t)}
+	for _, id := range t.Groups {
+		for _, a := range t.IPs {
+			change.add = append(change.add, memberElement(id, a))
+		}
+	}
 	if have != nil {
 		said := parseTapMark(have.alias)
 		if len(said.mac) == 6 && !said.cut {
-			for _, e := range elements(network.Tap{Name: t.Name, MAC: said.mac, IPs: said.ips}) {
+			for _, e := range facts(t.Name, said.mac, said.ips, said.choice) {
 				if !slices.Contains(change.add, e) {
 					change.remove = append(change.remove, e)
 				}
@@ -238,8 +254,49 @@ func (c *call) plugFilter(ctx context.Context, t network.Tap, have *nic) error {
 	if err != nil {
 		return err
 	}
+	if t.Guarded { // the chains and sets that the elements are for
+		change.write = chooser(t.Groups)
+		for _, id := range t.Groups {
+			change.sets = append(change.sets, groupSets(id)...)
+			change.ensure = append(change.ensure, rulesIn+id, rulesOut+id)
+		}
+	}
 	change.rebuild = f.problem != ""
 	change.remove = slices.DeleteFunc(change.remove, func(e element) bool { return !f.elements[e] })
+	return c.commit(ctx, change)
+}
+
+// setGroups does what apply does for some groups.
+func (c *call) setGroups(ctx context.Context, gs []network.Group) error {
+	have := filter{elements: map[element]bool{}, chains: map[string][]string{}, sets: map[string]bool{}}
+	for _, g := range gs {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		f, err := c.wire.group(g.ID)
+		if errors.Is(err, unix.ENOENT) { // there is no table
+			f, err = filter{}, nil
+		}
+		if err != nil {
+			return failed("read the packet filter", err)
+		}
+		maps.Copy(have.elements, f.elements)
+		maps.Copy(have.chains, f.chains)
+		maps.Copy(have.sets, f.sets)
+	}
+	change, _ := planFilter(network.Desired{Groups: gs}, have)
+	if change.empty() {
+		return nil
+	}
+	err := c.commit(ctx, change)
+	if !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	f, err := c.filter(ctx)
+	if err != nil {
+		return err
+	}
+	change.rebuild = f.problem != ""
 	return c.commit(ctx, change)
 }
 
@@ -269,7 +326,7 @@ func (c *call) unplug(ctx context.Context, tap string) error {
 		return err
 	}
 	if said := parseTapMark(l.alias); len(said.mac) == 6 && !said.cut {
-		err = c.commit(ctx, filterChange{remove: elements(network.Tap{Name: tap, MAC: said.mac, IPs: said.ips})})
+		err = c.commit(ctx, filterChange{remove: facts(tap, said.mac, said.ips, said.choice)})
 		if errors.Is(err, unix.ENOENT) {
 			err = c.forget(ctx, tap, nil)
 		}

@@ -69,8 +69,17 @@ func TestContract(t *testing.T) {
 				"other: bridges no longer apart":            by(ns, "nft flush chain inet dewpoint_forward forward"),
 				"other: address added":                      by(ns, "ip addr add 10.9.9.9/24 dev $BRIDGE"),
 				"other: chain replaced":                     by(ns, "nft flush chain bridge dewpoint prerouting; nft delete chain bridge dewpoint prerouting"),
+				"other: group's rule deleted":               by(ns, "nft flush chain bridge dewpoint in-nt-db"),
+				"other: group's rule added":                 by(ns, "nft add rule bridge dewpoint in-nt-db accept"),
+				"other: member removed":                     by(ns, "nft flush set bridge dewpoint m4-nt-app"),
+				"other: member added":                       by(ns, "nft add element bridge dewpoint m4-nt-app '{ 10.99.1.99 }'"),
+				"other: stray group":                        by(ns, "nft add chain bridge dewpoint in-stray; nft add chain bridge dewpoint out-stray; nft add set bridge dewpoint m4-stray '{ type ipv4_addr; }'"),
+				"other: tap opened":                         by(ns, `nft add element bridge dewpoint open '{ "'$TAP'" }'`),
+				"other: tap in no group":                    by(ns, `nft flush map bridge dewpoint to_ingress`),
+				"other: flows forgotten":                    by(ns, "nft flush chain bridge dewpoint pass_in4; nft flush chain bridge dewpoint pass_out4"),
 			},
 			Unguarded: func() ([]string, error) { return unguarded(ns) },
+			Passes:    passes(t, ns),
 		}
 	})
 }
@@ -79,6 +88,21 @@ func TestContract(t *testing.T) {
 func vlans(ns *netnstest.NS) bool {
 	_, err := run(ns, "ip link add link lo name vlan4094 type vlan id 4094 && ip link del vlan4094")
 	return err == nil
+}
+
+// passes sends first packets of flows from one guest to another.
+func passes(t *testing.T, ns *netnstest.NS) func(from, to network.Tap, p network.Packet) (bool, error) {
+	port := uint16(1024)
+	return func(from, to network.Tap, p network.Packet) (bool, error) {
+		a, b := openGuest(t, ns, from), openGuest(t, ns, to)
+		defer func() { _, _ = a.file.Close(), b.file.Close() }()
+		ready(t, a, b)
+		port++
+		if p.Protocol == network.ICMP {
+			return reaches(t, a, b, packet(a, b, false, 1, echo(byte(p.Type), port))), nil
+		}
+		return reaches(t, a, b, packet(a, b, false, 6, tcp(port, uint16(p.Port), 2))), nil
+	}
 }
 
 // run runs commands of a shell in the namespace, and returns what they say.

@@ -9,42 +9,57 @@ import (
 	"github.com/dewpoint-cloud/dewpoint/network"
 )
 
-// element is a fact about one port.
+// element is a fact, about a port or a member of a group.
 type element struct {
 	set string
 	key string // as the kernel wants it
+	to  string // the chain, in a map
 }
 
-// elements returns the facts about a port: what it may send, and what it gets.
-func elements(t network.Tap) []element {
-	begin := string(padded([]byte(t.Name), 16)) + string(padded(t.MAC, 8))
-	all := []element{{macs, begin}}
-	for _, a := range append([]netip.Addr{linkLocal(t.MAC)}, t.IPs...) {
+// elements returns the facts about a port: what it may send, what it gets, and by which rules.
+func elements(t network.Tap) []element { return facts(t.Name, t.MAC, t.IPs, choice(t)) }
+
+// choice is the combination of a tap's groups, "" for one that has none because it is not guarded.
+func choice(t network.Tap) string {
+	if !t.Guarded {
+		return ""
+	}
+	return combination(t.Groups)
+}
+
+func facts(tap string, mac net.HardwareAddr, ips []netip.Addr, choice string) []element {
+	name := string(padded([]byte(tap), 16))
+	begin := name + string(padded(mac, 8))
+	all := []element{{set: macs, key: begin}}
+	for _, a := range append([]netip.Addr{linkLocal(mac)}, ips...) {
 		if a.Is4() {
-			all = append(all, element{ip4s, begin + string(a.AsSlice())})
+			all = append(all, element{set: ip4s, key: begin + string(a.AsSlice())})
 		} else {
-			all = append(all, element{ip6s, begin + string(a.AsSlice())})
+			all = append(all, element{set: ip6s, key: begin + string(a.AsSlice())})
 		}
 	}
-	return all
+	if choice == "" {
+		return append(all, element{set: open, key: name})
+	}
+	return append(all, element{mapIn, name, chooseIn + choice}, element{mapOut, name, chooseOut + choice})
 }
 
 func padded(b []byte, n int) []byte {
 	return append(append(make([]byte, 0, n), b...), make([]byte, n-len(b))...)
 }
 
-// linkLocal returns the link-local address that a host makes of its MAC address (RFC 4291 appendix A).
-func linkLocal(mac net.HardwareAddr) netip.Addr {
-	return netip.AddrFrom16([16]byte{0xfe, 0x80, 8: mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]})
-}
+func linkLocal(mac net.HardwareAddr) netip.Addr { return network.LinkLocal(mac) }
 
-// parse returns what the element says: the name of the tap, its MAC address and the IP address, if there is one.
+// parse returns what the element says of a tap: its name, its MAC address and the IP address, if there is one.
 func (e element) parse() (tap string, mac net.HardwareAddr, ip netip.Addr, err error) {
-	sizes := map[string]int{macs: 24, ip4s: 28, ip6s: 40}
+	sizes := map[string]int{macs: 24, ip4s: 28, ip6s: 40, open: 16, mapIn: 16, mapOut: 16}
 	if size := sizes[e.set]; size == 0 || len(e.key) != size {
 		return "", nil, ip, fmt.Errorf("element of %d bytes in set %q", len(e.key), e.set)
 	}
 	tap, _, _ = strings.Cut(e.key[:16], "\x00")
+	if len(e.key) == 16 {
+		return tap, nil, ip, nil
+	}
 	ip, _ = netip.AddrFromSlice([]byte(e.key[24:]))
 	return tap, net.HardwareAddr(e.key[16:22]), ip, nil
 }
@@ -52,11 +67,19 @@ func (e element) parse() (tap string, mac net.HardwareAddr, ip netip.Addr, err e
 // String is the element as nft writes it.
 func (e element) String() string {
 	tap, mac, ip, err := e.parse()
+	_, member := groupOf(e.set)
 	switch {
+	case member:
+		a, _ := netip.AddrFromSlice([]byte(e.key))
+		return a.String()
 	case err != nil:
 		return err.Error()
 	case ip.IsValid():
 		return fmt.Sprintf("%q . %v . %v", tap, mac, ip)
+	case e.to != "":
+		return fmt.Sprintf("%q : goto %s", tap, e.to)
+	case mac == nil:
+		return fmt.Sprintf("%q", tap)
 	}
 	return fmt.Sprintf("%q . %v", tap, mac)
 }

@@ -3,6 +3,7 @@ package linux
 import (
 	"bytes"
 	"strings"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -17,14 +18,22 @@ func table() *nftables.Table {
 func (s set) kernel() *nftables.Set {
 	types := map[string]nftables.SetDatatype{
 		"ifname": nftables.TypeIFName, "ether_addr": nftables.TypeEtherAddr, "ipv4_addr": nftables.TypeIPAddr, "ipv6_addr": nftables.TypeIP6Addr,
+		"iface_index": nftables.TypeIFIndex, "inet_proto": nftables.TypeInetProto, "inet_service": nftables.TypeInetService,
 	}
 	var joined []nftables.SetDatatype
 	for _, name := range s.types {
 		joined = append(joined, types[name])
 	}
 	// The byte order is what nft goes by to show names of interfaces.
-	return &nftables.Set{Table: table(), Name: s.name, KeyType: nftables.MustConcatSetType(joined...), Concatenation: true,
-		KeyByteOrder: binaryutil.NativeEndian}
+	k := &nftables.Set{Table: table(), Name: s.name, KeyType: joined[0], KeyByteOrder: binaryutil.NativeEndian, Size: s.size,
+		Dynamic: s.size > 0, HasTimeout: s.size > 0, IsMap: s.verdicts}
+	if len(joined) > 1 {
+		k.KeyType, k.Concatenation = nftables.MustConcatSetType(joined...), true
+	}
+	if s.verdicts {
+		k.DataType = nftables.TypeVerdict
+	}
+	return k
 }
 
 func (c chain) kernel() *nftables.Chain {
@@ -53,18 +62,35 @@ func (r rule) exprs(sets map[string]*nftables.Set) []expr.Any {
 			all = append(all, &expr.Bitwise{SourceRegister: first, DestRegister: first, Len: uint32(len(m.mask)), Mask: m.mask,
 				Xor: bytes.Repeat([]byte{0}, len(m.mask))})
 		}
+		id := uint32(0) // 0: the set is found by its name
+		if s := sets[m.set]; s != nil {
+			id = s.ID
+		}
 		switch m.op {
 		case in, notIn:
-			all = append(all, &expr.Lookup{SourceRegister: first, SetName: m.set, SetID: sets[m.set].ID, Invert: m.op == notIn})
+			all = append(all, &expr.Lookup{SourceRegister: first, SetName: m.set, SetID: id, Invert: m.op == notIn})
+		case through:
+			all = append(all, &expr.Lookup{SourceRegister: first, SetName: m.set, SetID: id, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true})
+		case learnt, exceed:
+			learn := &expr.Dynset{SrcRegKey: first, SetName: m.set, SetID: id, Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: time.Duration(m.seconds) * time.Second}
+			if m.op == exceed {
+				learn.Exprs = []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: newFlowsPerSecond, Burst: newFlowsAtOnce, Unit: expr.LimitTimeSecond, Over: true}}
+			}
+			all = append(all, learn)
 		default:
 			ops := map[op]expr.CmpOp{equal: expr.CmpOpEq, unequal: expr.CmpOpNeq, atLeast: expr.CmpOpGte, atMost: expr.CmpOpLte}
 			all = append(all, &expr.Cmp{Op: ops[m.op], Register: first, Data: m.value})
 		}
 	}
-	switch target, jumps := strings.CutPrefix(r.verdict, "goto "); {
-	case jumps:
+	kind, target, _ := strings.Cut(r.verdict, " ")
+	switch kind {
+	case "":
+		return all
+	case "goto":
 		return append(all, &expr.Verdict{Kind: expr.VerdictGoto, Chain: target})
-	case r.verdict == "accept":
+	case "jump":
+		return append(all, &expr.Verdict{Kind: expr.VerdictJump, Chain: target})
+	case "accept":
 		return append(all, &expr.Verdict{Kind: expr.VerdictAccept})
 	}
 	return append(all, &expr.Verdict{Kind: expr.VerdictDrop})
@@ -75,7 +101,7 @@ func (f field) load(register uint32) expr.Any {
 	case ofMeta:
 		keys := map[meta]expr.MetaKey{
 			inGroup: expr.MetaKeyIIFGROUP, outGroup: expr.MetaKeyOIFGROUP, inName: expr.MetaKeyIIFNAME, outName: expr.MetaKeyOIFNAME,
-			l4proto: expr.MetaKeyL4PROTO,
+			l4proto: expr.MetaKeyL4PROTO, inIndex: expr.MetaKeyIIF, outIndex: expr.MetaKeyOIF,
 		}
 		return &expr.Meta{Key: keys[f.meta], Register: register}
 	case ofLink:

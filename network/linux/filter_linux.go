@@ -3,79 +3,216 @@ package linux
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
 func (k *kernel) filter() (filter, error) {
-	f := filter{elements: map[element]bool{}}
-	problem, err := k.compareChains()
+	f := filter{elements: map[element]bool{}, chains: map[string][]string{}, sets: map[string]bool{}}
+	problem, err := k.compareChains(f.chains)
 	if f.problem = problem; err != nil || problem != "" {
 		return f, err
 	}
-	for _, s := range sets() {
-		found, err := k.nft.GetSetElements(s.kernel())
-		if errors.Is(err, unix.ENOENT) {
+	found, err := k.nft.GetSets(table())
+	if err != nil {
+		return f, fmt.Errorf("sets: %w", err)
+	}
+	there := map[string]bool{}
+	for _, s := range found {
+		there[s.Name] = true
+		if _, member := groupOf(s.Name); member {
+			f.sets[s.Name] = true
+		}
+	}
+	for _, s := range append(sets(), learning()...) {
+		if !there[s.name] {
 			f.problem = "set " + s.name + " is missing"
 			return f, nil
 		}
-		if err != nil {
-			return f, fmt.Errorf("set %s: %w", s.name, err)
+	}
+	for _, s := range sets() {
+		if err := k.readSet(s, f.elements); err != nil {
+			return f, err
 		}
-		for _, e := range found {
-			f.elements[element{s.name, string(e.Key)}] = true
+	}
+	for name := range f.sets {
+		if err := k.readSet(set{name: name, types: []string{"ipv4_addr"}}, f.elements); err != nil {
+			return f, err
 		}
 	}
 	return f, nil
 }
 
-// compareChains says what is wrong with the table's chains and rules. Rules are told by their comments, which no two
-// different rules have.
-func (k *kernel) compareChains() (problem string, err error) {
+// readSet reads the elements of a set. One that went away meanwhile has none.
+func (k *kernel) readSet(s set, elements map[element]bool) error {
+	found, err := k.nft.GetSetElements(s.kernel())
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("set %s: %w", s.name, err)
+	}
+	for _, e := range found {
+		to := ""
+		if s.verdicts {
+			to = verdictChain(e.Val)
+		}
+		elements[element{s.name, string(e.Key), to}] = true
+	}
+	return nil
+}
+
+// verdictChain returns the chain that a verdict goes to. The library hands verdicts over as the kernel writes them.
+func verdictChain(verdict []byte) (chain string) {
+	decoder, err := netlink.NewAttributeDecoder(verdict)
+	if err != nil {
+		return ""
+	}
+	for decoder.Next() {
+		if decoder.Type() == unix.NFTA_VERDICT_CHAIN {
+			chain = decoder.String()
+		}
+	}
+	return chain
+}
+
+// group reads the two sets and the two chains of a group.
+func (k *kernel) group(id string) (filter, error) {
+	f := filter{elements: map[element]bool{}, chains: map[string][]string{}, sets: map[string]bool{}}
+	for _, s := range groupSets(id) {
+		_, err := k.nft.GetSetByName(table(), s.name)
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		if err != nil {
+			return f, fmt.Errorf("set %s: %w", s.name, err)
+		}
+		f.sets[s.name] = true
+		if err := k.readSet(s, f.elements); err != nil {
+			return f, err
+		}
+	}
+	for _, name := range []string{rulesIn + id, rulesOut + id} {
+		_, err := k.nft.ListChain(table(), name)
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		if err != nil {
+			return f, fmt.Errorf("chain %s: %w", name, err)
+		}
+		rules, err := k.nft.GetRules(table(), chain{name: name}.kernel())
+		if err != nil {
+			return f, fmt.Errorf("chain %s: %w", name, err)
+		}
+		f.chains[name] = nil
+		for _, r := range rules {
+			comment, _ := userdata.GetString(r.UserData, userdata.TypeComment)
+			f.chains[name] = append(f.chains[name], comment)
+		}
+	}
+	return f, nil
+}
+
+// compareChains says what is wrong with the chains and rules that are always there, and fills in the others. Rules are told by
+// their comments, which no two different rules have.
+func (k *kernel) compareChains(dynamic map[string][]string) (problem string, err error) {
 	list, err := k.nft.ListChainsOfTableFamily(nftables.TableFamilyBridge)
 	if err != nil {
 		return "", fmt.Errorf("chains: %w", err)
 	}
 	found := map[string]*nftables.Chain{}
 	for _, c := range list {
-		if c.Table.Name == tableName {
+		switch {
+		case c.Table.Name != tableName:
+		case isDynamic(c.Name):
+			dynamic[c.Name] = nil
+		default:
 			found[c.Name] = c
 		}
 	}
-	if len(found) == 0 {
+	if len(found)+len(dynamic) == 0 {
 		return missing, nil
 	}
 	all := chains()
 	if len(found) != len(all) {
 		return fmt.Sprintf("it has %d chains, not %d", len(found), len(all)), nil
 	}
+	comments, err := k.comments()
+	if err != nil {
+		return "", fmt.Errorf("rules: %w", err)
+	}
 	for _, c := range all {
-		have, want := found[c.name], c.kernel()
+		have := found[c.name]
 		if have == nil {
 			return "chain " + c.name + " is missing", nil
 		}
-		if !sameHook(have, want) {
+		if !sameHook(have, c.kernel()) {
 			return "chain " + c.name + " is at another hook", nil
 		}
-		rules, err := k.nft.GetRules(want.Table, want)
-		if errors.Is(err, unix.ENOENT) {
-			return "chain " + c.name + " is missing", nil
+		if len(comments[c.name]) != len(c.rules) {
+			return fmt.Sprintf("chain %s has %d rules, not %d", c.name, len(comments[c.name]), len(c.rules)), nil
 		}
-		if err != nil {
-			return "", fmt.Errorf("chain %s: %w", c.name, err)
-		}
-		if len(rules) != len(c.rules) {
-			return fmt.Sprintf("chain %s has %d rules, not %d", c.name, len(rules), len(c.rules)), nil
-		}
-		for i, r := range rules {
-			if comment, _ := userdata.GetString(r.UserData, userdata.TypeComment); comment != c.rules[i].comment() {
+		for i, r := range c.rules {
+			if comments[c.name][i] != r.comment() {
 				return fmt.Sprintf("rule %d of chain %s is another", i+1, c.name), nil
 			}
 		}
 	}
+	for name := range dynamic {
+		dynamic[name] = comments[name]
+	}
 	return "", nil
+}
+
+// comments reads the comments of all rules of the table in one go, by chain.
+func (k *kernel) comments() (map[string][]string, error) {
+	attributes, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: unix.NFTA_RULE_TABLE, Data: []byte(tableName + "\x00")}})
+	if err != nil {
+		return nil, err
+	}
+	req := netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE, Flags: netlink.Request | netlink.Dump},
+		Data:   append([]byte{byte(nftables.TableFamilyBridge), unix.NFNETLINK_V0, 0, 0}, attributes...),
+	}
+	for try := 1; ; try++ {
+		replies, err := k.rules.Execute(req)
+		if errors.Is(err, unix.EINTR) && try < dumpTries { // they changed while they were read
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		all := map[string][]string{}
+		for _, reply := range replies {
+			if len(reply.Data) < 4 {
+				continue
+			}
+			decoder, err := netlink.NewAttributeDecoder(reply.Data[4:])
+			if err != nil {
+				return nil, err
+			}
+			chain, comment := "", ""
+			for decoder.Next() {
+				switch decoder.Type() {
+				case unix.NFTA_RULE_CHAIN:
+					chain = decoder.String()
+				case unix.NFTA_RULE_USERDATA:
+					comment, _ = userdata.GetString(decoder.Bytes(), userdata.TypeComment)
+				}
+			}
+			if err := decoder.Err(); err != nil {
+				return nil, err
+			}
+			all[chain] = append(all[chain], comment)
+		}
+		return all, nil
+	}
 }
 
 func sameHook(have, want *nftables.Chain) bool {
@@ -92,7 +229,8 @@ func sameHook(have, want *nftables.Chain) bool {
 func (k *kernel) commit(c filterChange) error {
 	t := table()
 	ids := map[string]*nftables.Set{}
-	for _, s := range sets() {
+	constant := append(sets(), learning()...)
+	for _, s := range constant {
 		ids[s.name] = s.kernel()
 	}
 	if c.drop || c.rebuild {
@@ -101,43 +239,76 @@ func (k *kernel) commit(c filterChange) error {
 	}
 	if c.rebuild {
 		k.nft.AddTable(t)
-		for _, s := range sets() {
+		for _, s := range constant {
 			if err := k.nft.AddSet(ids[s.name], nil); err != nil {
 				return k.giveUp(err)
 			}
 		}
-		all := chains()
-		for _, c := range all {
-			k.nft.AddChain(c.kernel())
-		}
-		for _, c := range all {
-			for _, r := range c.rules {
-				k.nft.AddRule(&nftables.Rule{Table: t, Chain: c.kernel(), Exprs: r.exprs(ids),
-					UserData: userdata.AppendString(nil, userdata.TypeComment, r.comment())})
-			}
+	}
+	for _, s := range c.sets {
+		ids[s.name] = s.kernel()
+		if err := k.nft.AddSet(ids[s.name], nil); err != nil {
+			return k.giveUp(err)
 		}
 	}
-	for _, s := range sets() {
-		var add, remove []nftables.SetElement
-		for _, e := range c.add {
-			if e.set == s.name {
-				add = append(add, nftables.SetElement{Key: []byte(e.key)})
-			}
+	write := c.write
+	if c.rebuild {
+		write = append(chains(), write...)
+	}
+	for _, name := range c.ensure {
+		k.nft.AddChain(chain{name: name}.kernel())
+	}
+	for _, w := range write {
+		k.nft.AddChain(w.kernel())
+	}
+	for _, w := range c.write {
+		k.nft.FlushChain(w.kernel())
+	}
+	for _, name := range c.dropChains {
+		k.nft.FlushChain(chain{name: name}.kernel())
+	}
+	for _, w := range write {
+		for _, r := range w.rules {
+			k.nft.AddRule(&nftables.Rule{Table: t, Chain: w.kernel(), Exprs: r.exprs(ids),
+				UserData: userdata.AppendString(nil, userdata.TypeComment, r.comment())})
 		}
-		for _, e := range c.remove {
-			if e.set == s.name {
-				remove = append(remove, nftables.SetElement{Key: []byte(e.key)})
-			}
-		}
-		// Removed first: an element that is in both stays.
-		if err := k.nft.SetDeleteElements(ids[s.name], remove); err != nil {
-			return k.giveUp(err)
-		}
-		if err := k.nft.SetAddElements(ids[s.name], add); err != nil {
-			return k.giveUp(err)
-		}
+	}
+	// Removed first: an element that is in both stays.
+	if err := k.changeElements(ids, c.remove, k.nft.SetDeleteElements, false); err != nil {
+		return k.giveUp(err)
+	}
+	if err := k.changeElements(ids, c.add, k.nft.SetAddElements, true); err != nil {
+		return k.giveUp(err)
+	}
+	for _, name := range c.dropChains {
+		k.nft.DelChain(chain{name: name}.kernel())
+	}
+	for _, s := range c.dropSets {
+		k.nft.DelSet(s.kernel())
 	}
 	return k.nft.Flush()
+}
+
+// changeElements does the same to all elements, set by set.
+func (k *kernel) changeElements(ids map[string]*nftables.Set, all []element, change func(*nftables.Set, []nftables.SetElement) error, verdicts bool) error {
+	bySet := map[string][]nftables.SetElement{}
+	for _, e := range all {
+		in := nftables.SetElement{Key: []byte(e.key)}
+		if verdicts && e.to != "" {
+			in.VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: e.to}
+		}
+		bySet[e.set] = append(bySet[e.set], in)
+	}
+	for _, name := range slices.Sorted(maps.Keys(bySet)) {
+		s := ids[name]
+		if s == nil {
+			s = set{name: name, types: []string{"ipv4_addr"}}.kernel() // a group's, found by its name
+		}
+		if err := change(s, bySet[name]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // giveUp drops the transaction that was begun.

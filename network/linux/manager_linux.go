@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -109,6 +110,16 @@ func (m *Manager) Plug(ctx context.Context, b network.Bridge, t network.Tap) err
 	return err
 }
 
+// SetGroups implements [network.Manager]. It reads what the node has of these groups, and makes one transaction in the packet filter.
+func (m *Manager) SetGroups(ctx context.Context, gs []network.Group) error {
+	if err := network.ValidateGroups(gs); err != nil {
+		return err
+	}
+	changes, err := m.do(ctx, func(c *call) error { return c.setGroups(ctx, gs) })
+	m.logger.Debug("network: set groups", "groups", len(gs), "changes", changes, "error", err)
+	return err
+}
+
 // Unplug implements [network.Manager].
 func (m *Manager) Unplug(ctx context.Context, tap string) error {
 	changes, err := m.do(ctx, func(c *call) error { return c.unplug(ctx, tap) })
@@ -158,7 +169,15 @@ func (c *call) inspect(ctx context.Context) (d network.Desired, err error) {
 			continue // not from us: Apply removes it
 		}
 		t := facts[tap]
-		t.MAC = mac
+		if e.to != "" {
+			t.Guarded = true
+			if e.set == mapIn {
+				t.Groups = parseChooser(have.chains[e.to])
+			}
+		}
+		if mac != nil {
+			t.MAC = mac
+		}
 		if ip.IsValid() && ip != linkLocal(mac) {
 			t.IPs = append(t.IPs, ip)
 		}
@@ -202,6 +221,23 @@ func (c *call) inspect(ctx context.Context) (d network.Desired, err error) {
 		t.Name, t.Bridge, t.Port = l.name, names[l.master], said.port
 		d.Taps = append(d.Taps, t)
 	}
+	members := map[string][]netip.Addr{}
+	for e := range have.elements {
+		if id, is := groupOf(e.set); is {
+			if a, ok := netip.AddrFromSlice([]byte(e.key)); ok {
+				members[id] = append(members[id], a)
+			}
+		}
+	}
+	for name := range have.chains {
+		if id, is := strings.CutPrefix(name, rulesIn); is {
+			g := parseGroup(id, have.chains)
+			g.Members = members[id]
+			slices.SortFunc(g.Members, netip.Addr.Compare)
+			d.Groups = append(d.Groups, g)
+		}
+	}
+	slices.SortFunc(d.Groups, func(a, b network.Group) int { return cmp.Compare(a.ID, b.ID) })
 	slices.SortFunc(d.Bridges, func(a, b network.Bridge) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(d.Taps, func(a, b network.Tap) int { return cmp.Compare(a.Name, b.Name) })
 	return d, nil

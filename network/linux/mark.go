@@ -63,16 +63,22 @@ func parseBridgeMark(alias string) (m bridgeMark) {
 
 // tapMark is what the alias of a tap says: who it is for, and what the sets have for it.
 type tapMark struct {
-	port string
-	mac  net.HardwareAddr
-	ips  []netip.Addr
-	cut  bool // there was no room for all addresses
+	port   string
+	mac    net.HardwareAddr
+	ips    []netip.Addr
+	choice string // of security groups; "": not guarded
+	cut    bool   // there was no room for all addresses
 }
 
-func markOf(t network.Tap) tapMark { return tapMark{port: t.Port, mac: t.MAC, ips: t.IPs} }
+func markOf(t network.Tap) tapMark {
+	return tapMark{port: t.Port, mac: t.MAC, ips: t.IPs, choice: choice(t)}
+}
 
 func (m tapMark) String() string {
 	text := fmt.Sprintf("%stap port=%s mac=%v", mark, m.port, m.mac)
+	if m.choice != "" {
+		text += " groups=" + m.choice
+	}
 	if len(m.ips) > 0 {
 		var ips []string
 		for _, ip := range m.ips {
@@ -109,6 +115,8 @@ func parseTapMark(alias string) (m tapMark) {
 					m.ips = append(m.ips, ip)
 				}
 			}
+		case "groups":
+			m.choice = value
 		case "cut":
 			m.cut = value == "true"
 		}

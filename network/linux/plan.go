@@ -9,8 +9,10 @@ import (
 
 // filter is our table as the kernel has it.
 type filter struct {
-	problem  string // what is wrong with the chains and rules; "": nothing
+	problem  string // what is wrong with the chains and rules that are always there; "": nothing
 	elements map[element]bool
+	chains   map[string][]string // those of security groups, each with the comments of its rules
+	sets     map[string]bool     // those of security groups
 }
 
 // missing is the problem of a filter that is not there at all.
@@ -19,35 +21,118 @@ const missing = "it is missing"
 // filterChange is one transaction.
 type filterChange struct {
 	drop        bool // remove the table
-	rebuild     bool // make the table anew, with what add says
+	rebuild     bool // make the table anew, with what is added here
 	add, remove []element
+
+	sets, dropSets []set    // of security groups
+	write          []chain  // made if they are not there, and with these rules instead of those they have
+	ensure         []string // chains made if they are not there
+	dropChains     []string
 }
 
-func (c filterChange) empty() bool { return !c.drop && !c.rebuild && len(c.add)+len(c.remove) == 0 }
+func (c filterChange) empty() bool {
+	return !c.drop && !c.rebuild && len(c.add)+len(c.remove)+len(c.sets)+len(c.dropSets)+len(c.write)+len(c.ensure)+len(c.dropChains) == 0
+}
 
-// planFilter is the difference between what d wants of the packet filter and what it has, and the taps that it concerns.
-func planFilter(d network.Desired, have filter) (change filterChange, taps []string) {
-	change.rebuild = have.problem != ""
-	want := make(map[element]bool, 3*len(d.Taps))
-	concerned := map[string]bool{}
+// concerned is what a change is for, by name.
+type concerned struct{ taps, groups []string }
+
+// planFilter is the difference between what d wants of the packet filter and what it has, and whom it concerns.
+func planFilter(d network.Desired, have filter) (change filterChange, whom concerned) {
+	if change.rebuild = have.problem != ""; change.rebuild {
+		have = filter{}
+	}
+	want := make(map[element]bool, 5*len(d.Taps))
+	taps, groups := map[string]bool{}, map[string]bool{}
+	add := func(e element, whose map[string]bool, name string) {
+		want[e] = true
+		if !have.elements[e] {
+			change.add = append(change.add, e)
+			whose[name] = true
+		}
+	}
+	choosers := map[string][]chain{}
 	for _, t := range d.Taps {
 		for _, e := range elements(t) {
-			want[e] = true
-			if change.rebuild || !have.elements[e] {
-				change.add = append(change.add, e)
-				concerned[t.Name] = true
+			add(e, taps, t.Name)
+		}
+		if c := choice(t); c != "" && choosers[c] == nil {
+			choosers[c] = chooser(t.Groups)
+		}
+	}
+	chains, sets := map[string]bool{}, map[string]bool{}
+	write := func(all []chain, group string) {
+		for _, c := range all {
+			chains[c.name] = true
+			if comments, there := have.chains[c.name]; !there || !slices.Equal(comments, c.comments()) {
+				change.write = append(change.write, c)
+				if group != "" {
+					groups[group] = true
+				}
 			}
 		}
 	}
-	if change.rebuild {
-		return change, slices.Sorted(maps.Keys(concerned))
-	}
-	for e := range have.elements {
-		if !want[e] {
-			change.remove = append(change.remove, e)
-			tap, _, _, _ := e.parse()
-			concerned[tap] = true
+	ensure := func(id string) {
+		for _, s := range groupSets(id) {
+			if !sets[s.name] && !have.sets[s.name] {
+				change.sets = append(change.sets, s)
+			}
+			sets[s.name] = true
 		}
 	}
-	return change, slices.Sorted(maps.Keys(concerned))
+	for _, g := range d.Groups {
+		ensure(g.ID)
+		for _, r := range g.Rules {
+			if r.RemoteGroup != "" {
+				ensure(r.RemoteGroup)
+			}
+		}
+		write(groupChains(g), g.ID)
+		for _, a := range g.Members {
+			add(memberElement(g.ID, a), groups, g.ID)
+		}
+	}
+	for _, c := range slices.Sorted(maps.Keys(choosers)) {
+		write(choosers[c], "")
+	}
+	for _, t := range d.Taps { // groups that are not in d let nothing through
+		for _, id := range t.Groups {
+			for _, name := range []string{rulesIn + id, rulesOut + id} {
+				if _, there := have.chains[name]; !there && !chains[name] {
+					change.ensure = append(change.ensure, name)
+				}
+				chains[name] = true
+			}
+		}
+	}
+	for e := range have.elements {
+		if want[e] {
+			continue
+		}
+		if id, is := groupOf(e.set); is {
+			if sets[e.set] {
+				change.remove = append(change.remove, e)
+				groups[id] = true
+			}
+			continue // it goes with its set
+		}
+		change.remove = append(change.remove, e)
+		tap, _, _, _ := e.parse()
+		taps[tap] = true
+	}
+	for name := range have.chains {
+		if !chains[name] {
+			change.dropChains = append(change.dropChains, name)
+			if id, is := groupOfChain(name); is {
+				groups[id] = true
+			}
+		}
+	}
+	for name := range have.sets {
+		if !sets[name] {
+			change.dropSets = append(change.dropSets, set{name: name, types: []string{"ipv4_addr"}})
+		}
+	}
+	slices.Sort(change.dropChains)
+	return change, concerned{slices.Sorted(maps.Keys(taps)), slices.Sorted(maps.Keys(groups))}
 }

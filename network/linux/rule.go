@@ -26,6 +26,8 @@ const (
 	inName
 	outName
 	l4proto
+	inIndex
+	outIndex
 )
 
 // field is what a rule looks at.
@@ -46,23 +48,27 @@ const (
 	atMost
 	in
 	notIn
+	through // a map, whose verdict it is
+	learnt  // put into a set, or seen there again: holds if there is room
+	exceed  // more often than a tap's share of new flows
 )
 
 // match is one condition of a rule.
 type match struct {
-	fields []field // more than one: joined, for a set
-	mask   []byte  // nil: none
-	op     op
-	value  []byte
-	text   string // of the value
-	set    string
+	fields  []field // more than one: joined, for a set
+	mask    []byte  // nil: none
+	op      op
+	value   []byte
+	text    string // of the value
+	set     string
+	seconds int // that a set keeps what is put into it
 }
 
 // rule is a line of a chain. Its verdict holds if all its conditions do.
 type rule struct {
 	why     string // one line; the kernel keeps it as the rule's comment
 	matches []match
-	verdict string // accept, drop, "goto chain"
+	verdict string // accept, drop, "goto chain", "jump chain"; "": the next rule follows
 }
 
 // chain is a list of rules. One without a hook is gone to from others.
@@ -73,10 +79,12 @@ type chain struct {
 	rules    []rule
 }
 
-// set is a set of per-port facts.
+// set is a set of facts.
 type set struct {
-	name  string
-	types []string // nft's names of the types that are joined
+	name     string
+	types    []string // nft's names of the types that are joined
+	verdicts bool     // a map from facts to chains
+	size     uint32   // how many it may have of those that the packet filter puts there itself; 0: none
 }
 
 // String is the condition as nft writes it.
@@ -100,6 +108,12 @@ func (m match) String() string {
 		return left + " @" + m.set
 	case notIn:
 		return left + " != @" + m.set
+	case through:
+		return left + " vmap @" + m.set
+	case learnt:
+		return fmt.Sprintf("update @%s { %s timeout %ds }", m.set, left, m.seconds)
+	case exceed:
+		return fmt.Sprintf("update @%s { %s timeout %ds limit rate over %d/second burst %d packets }", m.set, left, m.seconds, newFlowsPerSecond, newFlowsAtOnce)
 	}
 	if m.mask != nil {
 		return left + " == " + m.text
@@ -113,7 +127,7 @@ func (r rule) String() string {
 	for _, m := range r.matches {
 		parts = append(parts, m.String())
 	}
-	return strings.Join(append(parts, r.verdict), " ")
+	return strings.TrimSpace(strings.Join(append(parts, r.verdict), " "))
 }
 
 // comment is what the kernel keeps with the rule: two rules with the same comment do the same.
@@ -121,9 +135,21 @@ func (r rule) comment() string {
 	sum := sha256.New()
 	for _, m := range r.matches {
 		fmt.Fprintln(sum, m.fields, m.mask, m.op, m.value, m.set)
+		if m.seconds > 0 {
+			fmt.Fprintln(sum, m.seconds, newFlowsPerSecond, newFlowsAtOnce)
+		}
 	}
 	fmt.Fprint(sum, r.verdict)
 	return strings.TrimSpace(fmt.Sprintf("%s [%s]", r.why, hex.EncodeToString(sum.Sum(nil)[:4])))
+}
+
+// comments are those of its rules.
+func (c chain) comments() []string {
+	var all []string
+	for _, r := range c.rules {
+		all = append(all, r.comment())
+	}
+	return all
 }
 
 // String is the chain as nft writes it.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"strings"
 )
 
 // tableName is the name of our table in the bridge family of the packet filter.
@@ -25,10 +26,32 @@ const (
 
 func sets() []set {
 	return []set{
-		{macs, []string{"ifname", "ether_addr"}},
-		{ip4s, []string{"ifname", "ether_addr", "ipv4_addr"}},
-		{ip6s, []string{"ifname", "ether_addr", "ipv6_addr"}},
+		{name: macs, types: []string{"ifname", "ether_addr"}},
+		{name: ip4s, types: []string{"ifname", "ether_addr", "ipv4_addr"}},
+		{name: ip6s, types: []string{"ifname", "ether_addr", "ipv6_addr"}},
+		{name: open, types: []string{"ifname"}},
+		{name: mapIn, types: []string{"ifname"}, verdicts: true},
+		{name: mapOut, types: []string{"ifname"}, verdicts: true},
 	}
+}
+
+// learning returns the sets that the packet filter fills by itself.
+func learning() []set {
+	var all []set
+	for _, begun := range []string{begunByOthers4, begunByGuest4, begunByOthers6, begunByGuest6} {
+		addr := "ipv4_addr"
+		if strings.HasSuffix(begun, "6") {
+			addr = "ipv6_addr"
+		}
+		ports := []string{"iface_index", addr, addr, "inet_service", "inet_service"}
+		all = append(all, set{name: begun + tcpFlows, types: ports, size: maxFlows}, set{name: begun + udpFlows, types: ports, size: maxFlows},
+			set{name: begun + otherFlows, types: []string{"iface_index", "inet_proto", addr, addr, "inet_service"}, size: maxFlows})
+	}
+	return append(all, []set{
+		{name: fragments, types: []string{"iface_index", "ipv4_addr", "ipv4_addr", "inet_service", "inet_proto"}, size: maxRates},
+		{name: rateIn, types: []string{"iface_index"}, size: maxRates},
+		{name: rateOut, types: []string{"iface_index"}, size: maxRates},
+	}...)
 }
 
 func link(text string, offset, len uint32) field {
@@ -42,6 +65,16 @@ func header(text string, offset, len uint32) field {
 	}
 	return field{text: text, place: ofNetwork, offset: offset, len: len}
 }
+
+func transport(text string, offset, len uint32) field {
+	if text == "" {
+		text = fmt.Sprintf("@th,%d,%d", 8*offset, 8*len)
+	}
+	return field{text: text, place: ofTransport, offset: offset, len: len}
+}
+
+// l4 is the protocol in IP.
+var l4 = field{text: "meta l4proto", place: ofMeta, meta: l4proto, len: 1}
 
 func is(f field, text string, value ...byte) match {
 	return match{fields: []field{f}, op: equal, value: value, text: text}
@@ -60,6 +93,11 @@ func masked(f field, op op, mask []byte, text string, value ...byte) match {
 	return match{fields: []field{f}, mask: mask, op: op, value: value, text: text}
 }
 
+// remember puts fields into a set for some time, or has them stay there so long again.
+func remember(set string, seconds int, fields ...field) match {
+	return match{fields: fields, op: learnt, set: set, seconds: seconds}
+}
+
 func known(set string, fields ...field) match   { return match{fields: fields, op: in, set: set} }
 func unknown(set string, fields ...field) match { return match{fields: fields, op: notIn, set: set} }
 
@@ -71,8 +109,17 @@ func group(m meta, text string) match {
 
 func ip(s string) []byte { return netip.MustParseAddr(s).AsSlice() }
 
-// chains is the table: a constant, whatever ports there are.
+// chains is the table but for the security groups there are: a constant, whatever ports there are.
 func chains() []chain {
+	all := spoofChains()
+	for _, w := range ways() {
+		all = append(all, groupTable(w)...)
+	}
+	return all
+}
+
+// spoofChains keep guests from forging.
+func spoofChains() []chain {
 	var (
 		tap       = field{text: "iifname", place: ofMeta, meta: inName, len: 16}
 		outTap    = field{text: "oifname", place: ofMeta, meta: outName, len: 16}

@@ -22,6 +22,9 @@ type wire interface {
 	// filter reads our table; rules that are not as they should be are named in a filter's problem.
 	filter() (filter, error)
 
+	// group reads a security group, and nothing else, of our table.
+	group(id string) (filter, error)
+
 	// commit changes our table in one transaction: all of it, or none.
 	commit(c filterChange) error
 
@@ -42,6 +45,7 @@ type kernel struct {
 	netns *os.File // nil: that of the process
 	rt    *netlink.Conn
 	nft   *nftables.Conn
+	rules *netlink.Conn // of the packet filter too
 }
 
 // dial opens the sockets, once and early: the nftables library can't read from file descriptors above 1023.
@@ -70,6 +74,12 @@ func dial(path string) (_ *kernel, err error) {
 	if err := k.rt.SetReadBuffer(1 << 20); err != nil {
 		return nil, fmt.Errorf("rtnetlink: %w", err)
 	}
+	if k.rules, err = netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: fd}); err != nil {
+		return nil, fmt.Errorf("nftables: %w", err)
+	}
+	if err := k.rules.SetReadBuffer(1 << 20); err != nil {
+		return nil, fmt.Errorf("nftables: %w", err)
+	}
 	if k.nft, err = nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(fd)); err != nil {
 		return nil, fmt.Errorf("nftables: %w", err)
 	}
@@ -80,6 +90,9 @@ func (k *kernel) close() error {
 	var err error
 	if k.rt != nil {
 		err = k.rt.Close()
+	}
+	if k.rules != nil {
+		err = errors.Join(err, k.rules.Close())
 	}
 	if k.nft != nil {
 		err = errors.Join(err, k.nft.CloseLasting())

@@ -123,7 +123,7 @@ func applyRows() []row {
 		},
 		{
 			name: "inspect an empty node",
-			rule: "Inspect reads what the node has of ours, in the form of a Desired, sorted by name.",
+			rule: "Inspect reads what the node has of ours, in the form of a Desired, sorted by name, groups by id, rules by text.",
 			check: func(ctx context.Context, e *bench) error {
 				return e.is(ctx, network.Desired{})
 			},

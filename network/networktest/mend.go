@@ -61,7 +61,7 @@ func mendRows() []row {
 			rule:  "it adds what is missing, mends what differs, and removes what is ours and not in d",
 			needs: func(e Env) bool { return len(e.Drift) > 0 },
 			check: func(ctx context.Context, e *bench) error {
-				d := desired(1, 2)
+				d := guarded()
 				for _, name := range slices.Sorted(maps.Keys(e.Drift)) {
 					if err := e.apply(ctx, d); err != nil {
 						return err

@@ -56,6 +56,10 @@ type Env struct {
 	// it. Optional.
 	Drift map[string]func(bridge, tap string) error
 
+	// Passes sends a packet of IPv4 from the machine behind one tap to that behind another, which have their first addresses, and tells
+	// whether it came. The packet's Direction and Remote are not given. Optional.
+	Passes func(from, to network.Tap, p network.Packet) (bool, error)
+
 	// Unguarded names the taps that are on a bridge at this moment without their filter. Optional.
 	Unguarded func() ([]string, error)
 }
@@ -85,7 +89,7 @@ type row struct {
 }
 
 func rows() []row {
-	return slices.Concat(applyRows(), mendRows(), modeRows(), refuseRows(), plugRows(), lifeRows())
+	return slices.Concat(applyRows(), mendRows(), modeRows(), refuseRows(), plugRows(), lifeRows(), groupRows())
 }
 
 // bench is an Env with a manager during one row.
@@ -186,6 +190,11 @@ func kept(d network.Desired) network.Desired {
 	for i := range d.Taps {
 		d.Taps[i].Hostname = ""
 	}
+	for i, g := range d.Groups {
+		slices.SortFunc(g.Rules, func(a, b network.Rule) int { return cmp.Compare(a.String(), b.String()) })
+		slices.SortFunc(d.Groups[i].Members, netip.Addr.Compare)
+	}
+	slices.SortFunc(d.Groups, func(a, b network.Group) int { return cmp.Compare(a.ID, b.ID) })
 	slices.SortFunc(d.Bridges, func(a, b network.Bridge) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(d.Taps, func(a, b network.Tap) int { return cmp.Compare(a.Name, b.Name) })
 	return d

@@ -36,12 +36,21 @@ func fakeEnv() (Env, *fakenetwork.Node) {
 		Drift: map[string]func(bridge, tap string) error{
 			"tap removed":    func(_, tap string) error { node.RemoveTap(tap); return nil },
 			"bridge removed": func(bridge, _ string) error { node.RemoveBridge(bridge); return nil },
+			"other: group changed": func(_, _ string) error {
+				node.ChangeGroup("nt-app", func(g *network.Group) { g.Rules = nil })
+				return nil
+			},
 			"tap changed": func(_, tap string) error {
 				node.Change(tap, func(t *network.Tap) { t.IPs = []netip.Addr{netip.MustParseAddr("192.0.2.1")} })
 				return nil
 			},
 		},
 		Unguarded: func() ([]string, error) { return nil, nil },
+		Passes: func(from, to network.Tap, p network.Packet) (bool, error) {
+			out, in := p, p
+			out.Direction, out.Remote, in.Direction, in.Remote = network.Egress, to.IPs[0], network.Ingress, from.IPs[0]
+			return node.Passes(from.Name, out) && node.Passes(to.Name, in), nil
+		},
 	}, node
 }
 
@@ -73,6 +82,7 @@ type broken struct {
 	plug    func(context.Context, network.Bridge, network.Tap) error
 	unplug  func(context.Context, string) error
 	inspect func(context.Context) (network.Desired, error)
+	groups  func(context.Context, []network.Group) error
 	end     func() error
 }
 
@@ -84,6 +94,7 @@ func (b *broken) Plug(ctx context.Context, on network.Bridge, t network.Tap) err
 }
 func (b *broken) Unplug(ctx context.Context, tap string) error               { return b.unplug(ctx, tap) }
 func (b *broken) Inspect(ctx context.Context) (d network.Desired, err error) { return b.inspect(ctx) }
+func (b *broken) SetGroups(ctx context.Context, gs []network.Group) error    { return b.groups(ctx, gs) }
 func (b *broken) Close() error                                               { return b.end() }
 
 func TestSuiteFindsBrokenManagers(t *testing.T) {
@@ -99,6 +110,46 @@ func TestSuiteFindsBrokenManagers(t *testing.T) {
 					return network.Report{}, nil
 				}
 				return m.Apply(ctx, d)
+			}
+		}},
+		{"groups are not set", []string{"set groups", "what groups let through", "rules that are taken away"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.groups = func(context.Context, []network.Group) error { return nil }
+		}},
+		{"groups that are set replace all", []string{"set groups"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.groups = func(ctx context.Context, gs []network.Group) error {
+				d := node.Desired()
+				d.Groups = gs
+				_, err := m.Apply(ctx, d)
+				return err
+			}
+		}},
+		{"wrong groups are taken one by one", []string{"groups that are wrong"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.groups = func(ctx context.Context, gs []network.Group) error {
+				for _, g := range gs {
+					if err := m.SetGroups(ctx, []network.Group{g}); err != nil {
+						return err
+					}
+				}
+				return nil
+			}
+		}},
+		{"apply forgets groups", []string{"apply groups", "what groups let through"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.apply = func(ctx context.Context, d network.Desired) (network.Report, error) {
+				d = d.Clone()
+				d.Groups = node.Desired().Groups
+				return m.Apply(ctx, d)
+			}
+		}},
+		{"plug guards nothing", []string{"plug into groups", "what groups let through", "plug into a group that nobody told of"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.plug = func(ctx context.Context, on network.Bridge, t network.Tap) error {
+				t.Guarded, t.Groups = false, nil
+				return m.Plug(ctx, on, t)
+			}
+		}},
+		{"unplug empties groups", []string{"unplug leaves groups"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.unplug = func(ctx context.Context, tap string) error {
+				node.ChangeGroup("nt-app", func(g *network.Group) { g.Members = nil })
+				return m.Unplug(ctx, tap)
 			}
 		}},
 		{"apply removes nothing", []string{"apply removes"}, func(b *broken, m manager, node *fakenetwork.Node) {
@@ -314,7 +365,7 @@ func TestSuiteFindsBrokenManagers(t *testing.T) {
 				env, node := fakeEnv()
 				env.Open = func() (network.Manager, error) {
 					m := fakenetwork.New(fakenetwork.Config{Node: node})
-					b := &broken{Manager: m, apply: m.Apply, plug: m.Plug, unplug: m.Unplug, inspect: m.Inspect, end: m.Close}
+					b := &broken{Manager: m, apply: m.Apply, plug: m.Plug, unplug: m.Unplug, inspect: m.Inspect, groups: m.SetGroups, end: m.Close}
 					c.spoil(b, m, node)
 					return b, nil
 				}
