@@ -12,6 +12,18 @@
 // of the filter names a port. Every tap of ours is in one group of links, and what comes from a link of that group
 // is dropped unless a set says that this port may send it: a tap that the sets don't know is cut off, not open.
 //
+// # Security groups
+//
+// Behind the filter against forgeries stands one for security groups, in both directions. A group is two chains with its rules and two
+// sets with its members; a map says which a tap's are. So a member more is one element, a port more are some elements, and no packet
+// meets rules of groups that its tap is not in. A tap that no map knows is cut off.
+//
+// The filter remembers the flows that rules let begin, in sets that it fills itself: the bridge family has connection tracking only where the
+// kernel was built for it, and that mixes up networks with the same addresses. Flows are a tap's own. A flow is forgotten some time
+// after the last packet that a rule let through: TCP after two hours and four minutes (four minutes when it begins or ends; RFC 5382), UDP
+// after five minutes (RFC 4787), ICMP echo after one (RFC 5508), others after ten. A tap may begin 2,000 flows each second, 20,000 at once, that
+// are remembered, so that one guest can't take the room of others. Later fragments of IPv4 pass if they come after their first.
+//
 // # What is ours
 //
 // A link is ours if its alias begins with "dewpoint", or if it is in a group of ours; the table bridge dewpoint is ours.
