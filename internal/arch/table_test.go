@@ -46,6 +46,10 @@ var house = []line{
 	{path: "queue/queuetest", ours: []string{"queue"}},
 	{path: "queue/amqp", ours: []string{"queue"}, outside: map[string]string{
 		"github.com/rabbitmq/amqp091-go": "the wire protocol of RabbitMQ, by its makers"}},
+	{path: "queue/nats/natsserver", outside: map[string]string{
+		"github.com/nats-io/nats-server/v2/server": "a cloud that needs no service besides its own programs"}},
+	{path: "queue/nats", ours: []string{"queue"}, outside: map[string]string{
+		"github.com/nats-io/nats.go": "NATS's own client"}},
 
 	// Floor 1: who may do what, and how much.
 	{path: "auth", ours: []string{"state"}, outside: map[string]string{"github.com/google/uuid": uuids,
@@ -146,6 +150,7 @@ var inTests = map[string]string{
 	"github.com/digitalocean/go-libvirt":  "plays a libvirtd",
 	"libvirt.org/go/libvirtxml":           "reads what was defined",
 	"go.etcd.io/bbolt":                    "looks into files, and damages them",
+	"github.com/nats-io/nats.go":          "the bare client, beside which the bus is measured",
 	"golang.org/x/crypto":                 "uses the keys that were made",
 	"golang.org/x/net":                    "writes packets",
 	"golang.org/x/sync":                   "starts many at once",

@@ -1,0 +1,211 @@
+package nats
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/containerd/errdefs"
+	natsgo "github.com/nats-io/nats.go"
+
+	"github.com/dewpoint-cloud/dewpoint/queue"
+)
+
+// call is a message for whose answer somebody waits.
+type call struct {
+	link   *link
+	topic  string
+	key    uint64 // the last word of the reply subject, in base 36
+	data   []byte
+	result chan result   // of capacity 1: whoever takes the call out of link.calls tells its fate, once
+	bound  time.Duration // how long to wait, beyond ctx; 0: as long as ctx
+}
+
+type result struct {
+	answer   []byte
+	err      error
+	stopping bool // the server that got it stops, and no handler has seen it
+}
+
+// resends is how often a call may meet a server that stops. Between them is a short wait, in which the news of the stop
+// spreads: 1 ms, 2 ms and so on to 128 ms.
+const resends = 8
+
+// Call is as [queue.Bus] says.
+func (b *Bus) Call(ctx context.Context, m queue.Message) ([]byte, error) {
+	c, err := b.begin(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	return b.await(ctx, c)
+}
+
+// CallAsync is as [queue.Bus] says; done gets ErrNoListener.
+func (b *Bus) CallAsync(ctx context.Context, m queue.Message, done func(answer []byte, err error)) error {
+	if done == nil {
+		return fmt.Errorf("nats: done of a call to %.40q is nil: %w", m.Topic, errdefs.ErrInvalidArgument)
+	}
+	b.mu.Lock()
+	switch {
+	case b.closed:
+		b.mu.Unlock()
+		return queue.ErrClosed
+	case b.waiting == b.cfg.Async:
+		b.mu.Unlock()
+		return fmt.Errorf("topic %q: %d asynchronous calls wait already: %w", m.Topic, b.cfg.Async, queue.ErrBacklog)
+	}
+	b.waiting++
+	b.async.Add(1)
+	b.mu.Unlock()
+
+	c, err := b.begin(ctx, m)
+	if err != nil {
+		b.finish()
+		return err
+	}
+	go func() {
+		defer b.finish()
+		done(b.await(ctx, c))
+	}()
+	return nil
+}
+
+// finish takes an asynchronous call off the books.
+func (b *Bus) finish() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.waiting--
+	b.async.Done()
+}
+
+// begin sends a call on its way.
+func (b *Bus) begin(ctx context.Context, m queue.Message) (*call, error) {
+	l, err := b.accept(ctx, &m)
+	if err != nil {
+		return nil, err
+	}
+	c := &call{link: l, topic: m.Topic, key: b.ids.Add(1)}
+	switch end, ok := ctx.Deadline(); {
+	case ok && (m.Deadline.IsZero() || !end.After(m.Deadline)):
+		m.Deadline = end
+	case m.Deadline.IsZero():
+		c.bound = b.cfg.CallTimeout
+		m.Deadline = time.Now().Add(c.bound)
+	default:
+		if c.bound = time.Until(m.Deadline); c.bound <= 0 {
+			return nil, context.DeadlineExceeded
+		}
+	}
+	c.data = encode(&m)
+	if used, ok := b.results.Get().(chan result); ok {
+		c.result = used
+	} else {
+		c.result = make(chan result, 1)
+	}
+	return c, b.request(c)
+}
+
+// request sends a call, or sends it again.
+func (b *Bus) request(c *call) error {
+	l := c.link
+	l.mu.Lock()
+	if l.calls == nil {
+		l.mu.Unlock()
+		return b.sent(c.topic, natsgo.ErrConnectionClosed)
+	}
+	l.calls[c.key] = c
+	l.mu.Unlock()
+	var reply [maxSubject]byte
+	err := l.nc.PublishRequest(b.one(c.topic), string(strconv.AppendUint(append(reply[:0], b.inbox...), c.key, 36)), c.data)
+	if err != nil {
+		l.take(c.key)
+	}
+	return b.sent(c.topic, err)
+}
+
+const maxSubject = 300 // bytes that most subjects have at most
+
+// take returns the call that waits under a key, which no longer does then; nil if none does.
+func (l *link) take(key uint64) *call {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.calls[key]
+	delete(l.calls, key)
+	return c
+}
+
+// await returns what comes of a call.
+func (b *Bus) await(ctx context.Context, c *call) ([]byte, error) {
+	var late <-chan time.Time
+	if c.bound > 0 {
+		timer := time.NewTimer(c.bound)
+		defer timer.Stop()
+		late = timer.C
+	}
+	for sends := 0; ; sends++ {
+		select {
+		case r := <-c.result:
+			switch {
+			case b.life.Err() != nil:
+				return nil, queue.ErrClosed // and not what Close made of the handler
+			case !r.stopping:
+				b.results.Put(c.result) // the one result that there is has come
+				return r.answer, r.err
+			case sends == resends:
+				return nil, fmt.Errorf("topic %q: %w", c.topic, queue.ErrNoListener)
+			}
+		case <-ctx.Done():
+			c.link.take(c.key)
+			return nil, ctx.Err()
+		case <-late:
+			c.link.take(c.key)
+			return nil, context.DeadlineExceeded
+		}
+		select {
+		case <-time.After(time.Millisecond << sends):
+			if err := b.request(c); err != nil {
+				return nil, err
+			}
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-late:
+			return nil, context.DeadlineExceeded
+		case <-b.life.Done():
+			return nil, queue.ErrClosed
+		}
+	}
+}
+
+// answered gives an answer to the call that waits for it.
+func (b *Bus) answered(l *link) natsgo.MsgHandler {
+	return func(in *natsgo.Msg) {
+		if len(in.Subject) <= len(b.inbox) {
+			return
+		}
+		key, err := strconv.ParseUint(in.Subject[len(b.inbox):], 36, 64)
+		if err != nil {
+			return
+		}
+		c := l.take(key)
+		if c == nil {
+			return // nobody waits any more
+		}
+		var r result
+		switch {
+		case len(in.Header) == 0:
+			r.answer = in.Data
+		case len(in.Data) == 0 && first(in.Header, "Status") == "503": // of the NATS server: no responders
+			r.err = fmt.Errorf("topic %q: %w", c.topic, queue.ErrNoListener)
+		case first(in.Header, headerRefused) == refusedStopping:
+			r.stopping = true
+		case first(in.Header, headerRefused) == refusedBacklog:
+			r.err = fmt.Errorf("topic %q: the server that was chosen: %w", c.topic, queue.ErrBacklog)
+		case first(in.Header, headerFailure) != "":
+			r.err = &queue.Failure{Class: first(in.Header, headerFailure), Text: string(in.Data)}
+		default:
+			r.answer = in.Data
+		}
+		c.result <- r
+	}
+}
