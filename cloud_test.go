@@ -92,6 +92,7 @@ func TestAMistakeInTheConfigNamesTheField(t *testing.T) {
 		{"Config.StopGrace is -1s", func(c *dewpoint.Config) { c.StopGrace = -time.Second }},
 		{"Config.Repair is -1s", func(c *dewpoint.Config) { c.Repair = -time.Second }},
 		{"Config.Sync is -1s", func(c *dewpoint.Config) { c.Sync = -time.Second }},
+		{"Config.Tick is -1s", func(c *dewpoint.Config) { c.Tick = -time.Second }},
 	} {
 		cfg := full
 		c.change(&cfg)

@@ -78,6 +78,7 @@ type Config struct {
 	StopGrace time.Duration   // how long a guest may take to power off when it is stopped; 0: 60 s
 	Repair    time.Duration   // how often a node looks for drift in its network; 0: 5 s
 	Sync      time.Duration   // how often a node compares power states with the hypervisor; 0: 60 s
+	Tick      time.Duration   // how often a node looks for work though no message came; 0: 5 s
 	Hooks     operation.Hooks // watches operations, for tests and traces
 
 	members *scheduler.Members
@@ -116,6 +117,8 @@ func (c *Config) complete() error {
 		return bad("Repair is %v, must be at least 0", c.Repair)
 	case c.Sync < 0:
 		return bad("Sync is %v, must be at least 0", c.Sync)
+	case c.Tick < 0:
+		return bad("Tick is %v, must be at least 0", c.Tick)
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

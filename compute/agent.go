@@ -42,6 +42,7 @@ type AgentConfig struct {
 	Heartbeat   time.Duration // how often the host gives a sign of life, less than [scheduler.DownAfter]; 0: 10 s
 	Sync        time.Duration // how often power states are compared though the hypervisor told of no change; 0: 60 s
 	Sweep       time.Duration // how often [Sweeper.Sweep] is called, if the Disks have it; 0: 1 h
+	Tick        time.Duration // how often the agent looks for work though nobody rang; 0: 5 s
 	Parallel    int           // operations at once; 0: 32
 
 	Hooks  operation.Hooks
@@ -124,6 +125,7 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 		{"Heartbeat", &cfg.Heartbeat, scheduler.DownAfter - 1, 10 * time.Second},
 		{"Sync", &cfg.Sync, never, time.Minute},
 		{"Sweep", &cfg.Sweep, never, time.Hour},
+		{"Tick", &cfg.Tick, never, 5 * time.Second},
 	} {
 		if *d.value < 0 || *d.value > d.most {
 			return nil, fmt.Errorf("compute: AgentConfig.%s is %v, must be 0 to %v: %w", d.name, *d.value, d.most, errdefs.ErrInvalidArgument)
@@ -142,7 +144,7 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 	a := &Agent{cfg: cfg}
 	var err error
 	a.runner, err = operation.NewRunner(operation.Config{
-		Store: cfg.Store, Owner: ownerOf(cfg.Host.ID), Exclusive: true, Parallel: cfg.Parallel, Hooks: cfg.Hooks, Logger: cfg.Logger,
+		Store: cfg.Store, Owner: ownerOf(cfg.Host.ID), Exclusive: true, Tick: cfg.Tick, Parallel: cfg.Parallel, Hooks: cfg.Hooks, Logger: cfg.Logger,
 		Kinds: []operation.Definition{a.launch(), a.terminate(), a.start(), a.stop(), a.reboot(), a.attach(), a.detach()},
 	})
 	return a, err

@@ -110,6 +110,10 @@ var house = []line{
 	{path: "api/metadata", ours: []string{"compute", "compute/guestdata", "network", "state"}},
 	{path: "api/cluster", ours: []string{"auth/ca", "image"}, outside: map[string]string{"github.com/google/uuid": uuids}},
 
+	// Beside the faces: whole clouds for tests, of fakes and of nothing real.
+	{path: "dewpointtest", ours: []string{".", "auth", "compute", "compute/fakecompute", "image", "network", "network/fakenetwork",
+		"queue", "queue/memqueue", "scheduler", "state", "state/memstate", "state/operation"}},
+
 	// Floor 5: programs. They alone choose drivers.
 	{path: "internal/libvirtd", ours: []string{"internal/testneed"}, outside: map[string]string{"golang.org/x/sys": linux}},
 	{path: "examples/minicloud/guest"},
@@ -174,9 +178,9 @@ var standard = map[string]struct {
 	"os/exec": {"what runs programs of the host stays countable", []string{"image/internal/qemuimg", "internal/libvirtd",
 		"internal/testneed", "internal/netnstest", "internal/rabbittest", "examples/minicloud"}},
 	"testing": {"only suites and test rigs are for tests", []string{"internal", "state/statetest", "state/operation/optest",
-		"queue/queuetest", "image/blobtest", "volume/volumetest", "network/networktest", "compute/computetest"}},
+		"queue/queuetest", "image/blobtest", "volume/volumetest", "network/networktest", "compute/computetest", "dewpointtest"}},
 	"testing/synctest": {"only tests have a clock of their own", []string{"internal", "state/statetest", "state/operation/optest",
-		"queue/queuetest", "volume/volumetest", "network/networktest", "compute/computetest"}},
+		"queue/queuetest", "volume/volumetest", "network/networktest", "compute/computetest", "dewpointtest"}},
 	"unsafe": {"memory is safe, but for the few calls that the kernel wants so", []string{"network/linux", "network/dhcp", "network/linklocal",
 		"internal/netnstest"}},
 }
