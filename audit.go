@@ -178,6 +178,12 @@ func (a *audit) addresses(v *state.View) {
 		}
 	}
 	for f := range network.FixedIPs.All(v) {
+		if f.HostID != "" { // a node's own
+			if network.HostPorts.Get(v, f.NetworkID+" "+f.HostID).N == 0 {
+				a.report("fixed IP %s of node %s: the node has no port of its network", f.Addr, f.HostID)
+			}
+			continue
+		}
 		p, err := network.Ports.Get(v, f.PortID)
 		if err != nil || !slices.Contains(p.Addrs, f.Addr) {
 			a.report("fixed IP %s: no port has it", f.Addr)

@@ -111,7 +111,7 @@ func TestEventsAreOfOnesOwnProject(t *testing.T) {
 		_, err := s.Images.Register(ctxOf(project), image.Spec{Name: "x", Format: image.Raw})
 		require.NoError(t, err)
 		_, err = s.Networks.Create(ctx, network.Network{Name: "of " + project, Mode: network.FlatDHCP, ProjectID: project, Bridge: "br" + project,
-			CIDR: netip.MustParsePrefix("10.0.0.0/24")})
+			CIDR: map[string]netip.Prefix{"a": netip.MustParsePrefix("10.0.0.0/24"), "b": netip.MustParsePrefix("10.2.0.0/24")}[project]})
 		require.NoError(t, err)
 	}
 	_, err := s.Networks.Create(ctx, network.Network{Name: "end", Mode: network.FlatDHCP, Bridge: "end", CIDR: netip.MustParsePrefix("10.1.0.0/24")})

@@ -60,6 +60,7 @@ func TestEveryActionForEveryone(t *testing.T) {
 		"admin": `auth:project:create auth:project:delete auth:project:update auth:quota:set auth:user:create auth:user:delete
 			auth:user:list auth:user:update compute:list:all compute:run:host compute:flavor:create compute:flavor:delete
 			compute:host:disable compute:host:enable compute:host:get compute:host:list event:list:all network:create network:delete
+			network:range:create network:range:delete network:range:list
 			volume:detach:force volume:host:list volume:list:all`,
 		"look": `auth:keypair:create auth:keypair:delete auth:keypair:get auth:keypair:import auth:keypair:list auth:member:list
 			auth:project:get auth:project:list auth:quota:get auth:user:get compute:get compute:list compute:flavor:get

@@ -89,6 +89,10 @@ func DefaultPolicy() Policy {
 		"network:get":    look,
 		"network:list":   look,
 
+		"network:range:create": admin,
+		"network:range:delete": admin,
+		"network:range:list":   admin,
+
 		"network:group:create":      netMakes,
 		"network:group:delete":      net,
 		"network:group:get":         look,

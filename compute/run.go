@@ -29,7 +29,7 @@ type RunRequest struct {
 	Name           string   // required: up to 255 characters; with several instances, "-1", "-2", … is added
 	Image          string   // required: an image's id
 	Flavor         string   // required: a flavor's id or name
-	Networks       []string // ids or names, a card on each; none: the one network that the project sees
+	Networks       []string // ids or names, a card on each; none: the project's own ([network.Range]), or the one that it sees
 	SecurityGroups []string // ids or names of the project's, for all cards; none: the project's default group
 	KeyName        string   // a key pair of the caller; "": none
 	UserData       []byte   // at most 64 KiB
@@ -266,15 +266,15 @@ func (i *Instance) boot(r state.Reader, caller auth.Caller, imageID string) erro
 	return nil
 }
 
-// networks returns the ids of the networks asked for, or of the one there is.
-func (s *Service) networks(r state.Reader, caller auth.Caller, asked []string) (ids []string, err error) {
+// networks returns the ids of the networks asked for, or of the one there is, or is allotted to the project now.
+func (s *Service) networks(tx *state.Tx, caller auth.Caller, asked []string) (ids []string, err error) {
 	sees := func(n network.Network) bool {
 		return n.ProjectID == "" || n.ProjectID == caller.ProjectID
 	}
 	for _, name := range asked {
-		n, err := network.Networks.Get(r, name)
+		n, err := network.Networks.Get(tx, name)
 		if errdefs.IsNotFound(err) {
-			n, err = network.Networks.One(r, "name", name)
+			n, err = network.Networks.One(tx, "name", name)
 		}
 		if err != nil || !sees(n) {
 			return nil, fmt.Errorf("network %q: %w", name, errdefs.ErrNotFound)
@@ -284,7 +284,10 @@ func (s *Service) networks(r state.Reader, caller auth.Caller, asked []string) (
 	if len(asked) > 0 {
 		return ids, nil
 	}
-	for n := range network.Networks.All(r) {
+	if n, found, err := s.cfg.Addresses.ProjectNetwork(tx, caller.ProjectID); found || err != nil {
+		return []string{n.ID}, err
+	}
+	for n := range network.Networks.All(tx) {
 		if sees(n) {
 			ids = append(ids, n.ID)
 		}

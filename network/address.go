@@ -54,12 +54,15 @@ func (a *Addresses) Allocate(tx *state.Tx, req PortRequest) (Port, error) {
 	if p.SecurityGroups, err = groupsFor(tx, req.ProjectID, req.SecurityGroups); err != nil {
 		return Port{}, err
 	}
+	if err := a.gateway(tx, n, req.HostID); err != nil {
+		return Port{}, err
+	}
 	addr, err := a.free(tx, n)
 	if err != nil {
 		return Port{}, err
 	}
 	p.Addrs = []netip.Addr{addr}
-	if err := FixedIPs.Insert(tx, FixedIP{n.ID, addr, p.ID, time.Now().UTC()}); err != nil {
+	if err := FixedIPs.Insert(tx, FixedIP{NetworkID: n.ID, Addr: addr, PortID: p.ID, Since: time.Now().UTC()}); err != nil {
 		return Port{}, err
 	}
 	for {
@@ -70,7 +73,8 @@ func (a *Addresses) Allocate(tx *state.Tx, req PortRequest) (Port, error) {
 	}
 }
 
-// Release gives the port and its fixed IPs back. One that does not exist is success.
+// Release gives the port and its fixed IPs back, and with the last port of a network that was allotted from a [Range] the network. One
+// that does not exist is success.
 func (a *Addresses) Release(tx *state.Tx, portID string) error {
 	p, err := Ports.Get(tx, portID)
 	if errdefs.IsNotFound(err) {
@@ -83,13 +87,58 @@ func (a *Addresses) Release(tx *state.Tx, portID string) error {
 		if err := FixedIPs.Delete(tx, fixedIPKey(p.NetworkID, addr)); err != nil {
 			return err
 		}
-		a.mu.Lock()
-		if hint, ok := a.hint[p.NetworkID]; ok && addr.Less(hint) {
-			a.hint[p.NetworkID] = addr
-		}
-		a.mu.Unlock()
+		a.freed(p.NetworkID, addr)
 	}
-	return Ports.Delete(tx, portID)
+	if err := Ports.Delete(tx, portID); err != nil {
+		return err
+	}
+	return a.last(tx, p)
+}
+
+// freed notes that an address may be free now.
+func (a *Addresses) freed(networkID string, addr netip.Addr) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if hint, ok := a.hint[networkID]; ok && addr.Less(hint) {
+		a.hint[networkID] = addr
+	}
+}
+
+// gateway gives the node an address of its own on a network with MultiHost, unless it has one.
+func (a *Addresses) gateway(tx *state.Tx, n Network, hostID string) error {
+	if !n.MultiHost {
+		return nil
+	}
+	if _, err := FixedIPs.One(tx, "gateway", onHost(n.ID, hostID)); !errdefs.IsNotFound(err) {
+		return err
+	}
+	addr, err := a.free(tx, n)
+	if err != nil {
+		return err
+	}
+	return FixedIPs.Insert(tx, FixedIP{NetworkID: n.ID, Addr: addr, HostID: hostID, Since: time.Now().UTC()})
+}
+
+// last removes what went with the port p if it was the last: the address of its node, and a network that was allotted from a range.
+func (a *Addresses) last(tx *state.Tx, p Port) error {
+	n, err := Networks.Get(tx, p.NetworkID)
+	if err != nil {
+		return err
+	}
+	if n.MultiHost && HostPorts.Get(tx, onHost(n.ID, p.HostID)).N == 0 {
+		f, err := FixedIPs.One(tx, "gateway", onHost(n.ID, p.HostID))
+		if err == nil {
+			err = FixedIPs.Delete(tx, fixedIPKey(n.ID, f.Addr))
+			a.freed(n.ID, f.Addr)
+		}
+		if err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
+	}
+	if n.RangeID != "" && NetworkPorts.Get(tx, n.ID).N == 0 {
+		return Networks.Delete(tx, n.ID)
+	}
+	return nil
 }
 
 // Unplug marks the port as one whose tap is to go, in the transaction that decides so: [Agent.Unplug], called after it, removes

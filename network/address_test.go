@@ -125,7 +125,7 @@ func TestEachAddressIsGivenOnce(t *testing.T) {
 	}
 	all.Wait()
 	later := lan()
-	later.Name, later.Bridge = "later", "br101"
+	later.Name, later.Bridge, later.CIDR = "later", "br101", netip.MustParsePrefix("10.1.0.0/24")
 	await(t, two[1], create(t, s, later).ID, true) // both stores have seen all that came before it
 	ports, addresses := audit(t, two[0])
 	require.Equal(t, len(held), ports)

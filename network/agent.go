@@ -125,8 +125,12 @@ func (a *Agent) Sync(ctx context.Context) ([]string, error) {
 
 // sync is Sync with mu held.
 func (a *Agent) sync(ctx context.Context) ([]string, error) {
-	var d Desired
-	if err := a.cfg.Store.View(func(v *state.View) error { d = Plan(v, a.cfg.HostID); return nil }); err != nil {
+	var d, clients Desired
+	if err := a.cfg.Store.View(func(v *state.View) error {
+		d = Plan(v, a.cfg.HostID)
+		clients = answered(v, a.cfg.HostID, d)
+		return nil
+	}); err != nil {
 		return nil, err
 	}
 	report, err := a.cfg.Manager.Apply(ctx, d)
@@ -137,7 +141,7 @@ func (a *Agent) sync(ctx context.Context) ([]string, error) {
 		}
 	}
 	if ctx.Err() == nil { // also when an uplink is missing: the other networks go on
-		err = errors.Join(err, a.servers.each(func(s Server) error { return s.Apply(ctx, d) }))
+		err = errors.Join(err, a.servers.each(func(s Server) error { return s.Apply(ctx, clients) }))
 	}
 	return report.Changes, err
 }
@@ -161,7 +165,7 @@ func (a *Agent) Plug(ctx context.Context, portID string) (tap string, err error)
 			return fmt.Errorf("port %q is not plugged to node %s: %w", portID, a.cfg.HostID, errdefs.ErrFailedPrecondition)
 		}
 		n, err := Networks.Get(v, p.NetworkID)
-		b, t = n.bridge(), p.tap(n)
+		b, t = n.bridge(v, a.cfg.HostID), p.tap(n)
 		return err
 	})
 	if err != nil {

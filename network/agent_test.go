@@ -164,6 +164,8 @@ func TestPlanLeadsToTheMetadata(t *testing.T) {
 			}
 			return errors.New("no bridge")
 		}))
+		release(t, store, &service.Addresses, p.ID)
+		require.NoError(t, service.Delete(as("p"), n.ID)) // the next has its subnet
 	}
 }
 
@@ -243,7 +245,7 @@ func TestAnothersMissingUplinkKeepsNoPort(t *testing.T) {
 	s := newStage(t)
 	p := s.port()
 	bad := lan()
-	bad.Name, bad.Bridge, bad.Uplink = "bad", "br200", "eth9"
+	bad.Name, bad.Bridge, bad.Uplink, bad.CIDR = "bad", "br200", "eth9", netip.MustParsePrefix("10.1.0.0/24")
 	bad = create(t, s.service, bad)
 	mustAllocate(t, s.store, &s.service.Addresses, bad.ID)
 	_, err := s.agent.Sync(t.Context())

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -15,9 +16,19 @@ import (
 // side in one cloud.
 type Mode string
 
-// FlatDHCP is one bridge on every node that has a port of the network, joined by an optional physical interface;
-// fixed IPs are handed out by DHCP.
-const FlatDHCP Mode = "flat-dhcp"
+const (
+	// FlatDHCP is one bridge on every node that has a port of the network, joined by an optional physical interface;
+	// fixed IPs are handed out by DHCP.
+	FlatDHCP Mode = "flat-dhcp"
+
+	// Flat is a bridge that an administrator made on every node: taps join it, and nothing else of it is ours. No node has an
+	// address on it or answers DHCP: guests are told their fixed IPs when they are made, and the router is not ours.
+	Flat Mode = "flat"
+
+	// VLAN is a VLAN (IEEE 802.1Q) of a physical interface, with a bridge over it on every node that has a port of the network; fixed
+	// IPs are handed out by DHCP. A project that asks for no network gets one of its own from a [Range].
+	VLAN Mode = "vlan"
+)
 
 // Network is a subnet that ports get fixed IPs from.
 type Network struct {
@@ -27,16 +38,27 @@ type Network struct {
 	ProjectID string // "": shared by all projects
 
 	CIDR    netip.Prefix // IPv4, /8 to /29
-	Gateway netip.Addr   // the node's own address on the bridge; by default the first of CIDR
+	Gateway netip.Addr   // the node's own address on the bridge; by default the first of CIDR. Of Flat no node's, and kept free
 	Router  netip.Addr   // what guests route through; by default the gateway
 	DNS     []netip.Addr
 	Domain  string        // by default "novalocal"
 	Lease   time.Duration // DHCP lease; by default 24 h
 	Routes  []Route
 
-	Bridge string // by default "br100"; of this network alone
-	Uplink string // physical interface that joins the bridges of the nodes, for this network alone; "": none
+	Bridge string // by default "br100", of VLAN "br-vlan100" with its id; of this network alone. Of Flat required
+	Uplink string // physical interface that joins the bridges of the nodes; "": none. But for VLAN, for this network alone
+	VLAN   int    // id of the VLAN of the uplink, 1 to 4094; of this network alone
 	MTU    int    // by default 1500
+
+	// Which nodes have the gateway and answer DHCP. NodeID names the one that does, the network node. With MultiHost each node does for
+	// its own guests, under an address of its own from CIDR, which takes Gateway's place. With neither, each node of FlatDHCP
+	// has the one gateway's address, which is right for bridges that no uplink joins, and none of VLAN has: such a network has a
+	// router, and addresses, that others provide.
+	NodeID    string
+	MultiHost bool
+
+	// RangeID says that the network was allotted to its project from a [Range]: it goes with the project's last port.
+	RangeID string
 
 	Created time.Time
 
@@ -51,12 +73,15 @@ func (n Network) Clone() Network {
 	return n
 }
 
-// FixedIP is an address of a network that belongs to a port. There is one record for each address in use.
+// FixedIP is an address of a network that belongs to a port, or to a node. There is one record for each address in use.
 type FixedIP struct {
 	NetworkID string
 	Addr      netip.Addr
 	PortID    string
 	Since     time.Time
+
+	// HostID is of the address that a node has on a network with MultiHost: it has no PortID, and goes with the node's last port there.
+	HostID string
 }
 
 // Port is a network card of an instance: a MAC address and its fixed IPs on one network.
@@ -102,13 +127,37 @@ var (
 		state.Unique("name", func(n Network) []string { return []string{n.Name} }),
 		state.Unique("bridge", func(n Network) []string { return []string{n.Bridge} }),
 		state.Unique("uplink", func(n Network) []string { // a card is a port of one bridge
-			if n.Uplink == "" {
+			if n.Uplink == "" || n.Mode == VLAN {
 				return nil
 			}
 			return []string{n.Uplink}
+		}),
+		state.Unique("vlan", func(n Network) []string {
+			if n.VLAN == 0 {
+				return nil
+			}
+			return []string{strconv.Itoa(n.VLAN)}
+		}),
+		state.Unique("allotted", func(n Network) []string {
+			if n.RangeID == "" {
+				return nil
+			}
+			return []string{n.ProjectID}
+		}),
+		state.Index("node", func(n Network) []string {
+			if n.NodeID == "" {
+				return nil
+			}
+			return []string{n.NodeID}
 		}))
 	FixedIPs = state.NewTable("fixed-ip", func(f FixedIP) string { return fixedIPKey(f.NetworkID, f.Addr) },
-		state.Index("network", func(f FixedIP) []string { return []string{f.NetworkID} }))
+		state.Index("network", func(f FixedIP) []string { return []string{f.NetworkID} }),
+		state.Unique("gateway", func(f FixedIP) []string {
+			if f.HostID == "" {
+				return nil
+			}
+			return []string{onHost(f.NetworkID, f.HostID)}
+		}))
 	Ports = state.NewTable("port", func(p Port) string { return p.ID },
 		state.Unique("mac", func(p Port) []string { return []string{p.MAC} }),
 		state.Index("tap", func(p Port) []string { return []string{p.TapName()} }),
@@ -120,7 +169,7 @@ var (
 
 // Schema returns what a store needs for this package.
 func Schema() []state.Schema {
-	return []state.Schema{Networks, FixedIPs, Ports, SecurityGroups, SecurityGroupUse}
+	return []state.Schema{Networks, FixedIPs, Ports, NetworkPorts, HostPorts, Ranges, numberings, SecurityGroups, SecurityGroupUse}
 }
 
 // ErrNoMoreAddresses is a network whose fixed IPs are all taken.

@@ -17,7 +17,7 @@ func TestFindPort(t *testing.T) {
 	s := newService(t, store)
 	one := create(t, s, lan())
 	other := lan()
-	other.Name, other.Bridge, other.CIDR = "other", "br200", netip.MustParsePrefix("10.0.0.0/24")
+	other.Name, other.Bridge, other.Mode, other.VLAN, other.Uplink = "other", "br200", network.VLAN, 200, "eth1"
 	two := create(t, s, other)
 	p, err := allocate(t, store, &s.Addresses, one.ID)
 	require.NoError(t, err)

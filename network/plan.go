@@ -24,9 +24,14 @@ func Plan(r state.Reader, hostID string) Desired {
 				continue // a network with ports can't be deleted
 			}
 			networks[n.ID] = n
-			d.Bridges = append(d.Bridges, n.bridge())
+			d.Bridges = append(d.Bridges, n.bridge(r, hostID))
 		}
 		d.Taps = append(d.Taps, p.tap(n))
+	}
+	for n := range Networks.By(r, "node", hostID) {
+		if _, known := networks[n.ID]; !known && NetworkPorts.Get(r, n.ID).N > 0 {
+			d.Bridges = append(d.Bridges, n.bridge(r, hostID))
+		}
 	}
 	slices.SortFunc(d.Bridges, func(a, b Bridge) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(d.Taps, func(a, b Tap) int { return cmp.Compare(a.Name, b.Name) })
@@ -34,20 +39,57 @@ func Plan(r state.Reader, hostID string) Desired {
 	return d
 }
 
-// bridge is what every node of the network has. Each mode has its own; FlatDHCP is the one there is.
-func (n Network) bridge() Bridge {
-	return Bridge{
-		Name: n.Bridge, MTU: n.MTU, Uplink: n.Uplink, Gateway: prefixOf(n.Gateway, n.CIDR),
-		Router: n.Router, DNS: n.DNS, Domain: n.Domain, Lease: n.Lease, Routes: n.routes(),
+// answered is what the servers of a node are told: the node's own taps, and on a network node those of all nodes.
+func answered(r state.Reader, hostID string, plan Desired) Desired {
+	d := plan
+	d.Taps = slices.Clone(plan.Taps)
+	for n := range Networks.By(r, "node", hostID) {
+		for p := range Ports.By(r, "network", n.ID) {
+			if p.Plugged && p.HostID != hostID {
+				d.Taps = append(d.Taps, p.tap(n))
+			}
+		}
 	}
+	return d
+}
+
+// bridge is what the network is on a node. Each mode has its own.
+func (n Network) bridge(r state.Reader, hostID string) Bridge {
+	if n.Mode == Flat {
+		return Bridge{Name: n.Bridge, External: true, NoServer: true}
+	}
+	b := Bridge{
+		Name: n.Bridge, MTU: n.MTU, Uplink: n.Uplink, VLAN: n.VLAN, Gateway: prefixOf(n.Gateway, n.CIDR),
+		Router: n.Router, DNS: n.DNS, Domain: n.Domain, Lease: n.Lease,
+	}
+	own := n.NodeID == hostID || (n.NodeID == "" && n.Mode == FlatDHCP)
+	if n.MultiHost {
+		f, err := FixedIPs.One(r, "gateway", onHost(n.ID, hostID))
+		if own = err == nil; own {
+			b.Gateway = prefixOf(f.Addr, n.CIDR)
+			if n.Router == n.Gateway {
+				b.Router = f.Addr
+			}
+		}
+	}
+	b.Routes = n.routes(b.Gateway.Addr(), b.Router)
+	if !own {
+		b.Gateway, b.NoServer = netip.Prefix{}, true
+	}
+	return b
+}
+
+// routed tells whether nodes are gateways of the network.
+func (n Network) routed() bool {
+	return n.Mode == FlatDHCP || (n.Mode == VLAN && (n.MultiHost || n.NodeID != ""))
 }
 
 // MetadataAddr is where guests ask about themselves.
 var MetadataAddr = netip.AddrFrom4([4]byte{169, 254, 169, 254})
 
 // routes are the network's own and, where guests route through somebody else, the one that leads to the node's metadata.
-func (n Network) routes() []Route {
-	if !n.Gateway.IsValid() || n.Router == n.Gateway {
+func (n Network) routes(gateway, router netip.Addr) []Route {
+	if !gateway.IsValid() || router == gateway {
 		return n.Routes
 	}
 	for _, r := range n.Routes {
@@ -55,7 +97,7 @@ func (n Network) routes() []Route {
 			return n.Routes // as the network says
 		}
 	}
-	return append(n.Routes[:len(n.Routes):len(n.Routes)], Route{netip.PrefixFrom(MetadataAddr, 32), n.Gateway})
+	return append(n.Routes[:len(n.Routes):len(n.Routes)], Route{netip.PrefixFrom(MetadataAddr, 32), gateway})
 }
 
 func (p Port) tap(n Network) Tap {

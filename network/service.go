@@ -42,14 +42,15 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 }
 
 // Create makes a network from n: its Name, Mode and CIDR are required, ID and Created are set here, and all else has
-// the default that its field names. A bridge or uplink that another network has is InvalidArgument, a name that another has is
-// AlreadyExists.
+// the default that its field names. A bridge, uplink or VLAN that another network has, and a subnet that overlaps that of another
+// where nodes are the gateways of both, are InvalidArgument, and so are VLANs and subnets of a [Range]; a name that another has
+// is AlreadyExists. Networks that nodes don't route may have the same subnet: Flat, and VLAN with neither NodeID nor MultiHost.
 func (s *Service) Create(ctx context.Context, n Network) (Network, error) {
 	if _, err := s.cfg.Policy.Authorize(ctx, "network:create", n.ProjectID); err != nil {
 		return Network{}, err
 	}
 	n.ID = uuid.NewString()
-	n.Created, n.Deleting = time.Now().UTC(), false
+	n.Created, n.Deleting, n.RangeID = time.Now().UTC(), false, ""
 	n = n.withDefaults()
 	if err := n.validate(); err != nil {
 		return Network{}, err
@@ -58,8 +59,11 @@ func (s *Service) Create(ctx context.Context, n Network) (Network, error) {
 		if other, err := Networks.One(tx, "bridge", n.Bridge); err == nil {
 			return fmt.Errorf("network: Bridge %s belongs to network %q already: %w", n.Bridge, other.Name, errdefs.ErrInvalidArgument)
 		}
-		if other, err := Networks.One(tx, "uplink", n.Uplink); err == nil {
+		if other, err := Networks.One(tx, "uplink", n.Uplink); err == nil && n.Mode != VLAN {
 			return fmt.Errorf("network: Uplink %s belongs to network %q already: %w", n.Uplink, other.Name, errdefs.ErrInvalidArgument)
+		}
+		if err := n.numbers(tx); err != nil {
+			return err
 		}
 		return Networks.Insert(tx, n)
 	})
@@ -172,8 +176,12 @@ func (n Network) withDefaults() Network {
 	if !n.Router.IsValid() {
 		n.Router = n.Gateway
 	}
-	if n.Bridge == "" {
+	switch {
+	case n.Bridge != "":
+	case n.Mode == FlatDHCP:
 		n.Bridge = "br100"
+	case n.Mode == VLAN:
+		n.Bridge = fmt.Sprint("br-vlan", n.VLAN)
 	}
 	if n.MTU == 0 {
 		n.MTU = 1500
@@ -205,8 +213,22 @@ func (n Network) validate() error {
 	switch {
 	case !networkName.MatchString(n.Name):
 		return bad("Name", "%q must be 1 to 255 letters, digits, spaces, dots, dashes or underscores and begin with a letter or digit", n.Name)
-	case n.Mode != FlatDHCP:
-		return bad("Mode", "%q is not one of %q", n.Mode, FlatDHCP)
+	case n.Mode != FlatDHCP && n.Mode != Flat && n.Mode != VLAN:
+		return bad("Mode", "%q is not one of %q, %q and %q", n.Mode, FlatDHCP, Flat, VLAN)
+	case n.Mode == Flat && n.Bridge == "":
+		return bad("Bridge", "must name the bridge that an administrator made on each node: the mode is %q", n.Mode)
+	case n.Mode == Flat && n.Uplink != "":
+		return bad("Uplink", "%q must be empty: the mode is %q, whose bridges are an administrator's", n.Uplink, n.Mode)
+	case n.Mode == Flat && (n.NodeID != "" || n.MultiHost):
+		return bad("NodeID and MultiHost", "must be empty: the mode is %q, of which no node is a gateway", n.Mode)
+	case n.Mode == VLAN && (n.VLAN < 1 || n.VLAN > MaxVLAN):
+		return bad("VLAN", "%d must be between 1 and %d", n.VLAN, MaxVLAN)
+	case n.Mode == VLAN && n.Uplink == "":
+		return bad("Uplink", "must name the physical interface that carries VLAN %d", n.VLAN)
+	case n.Mode != VLAN && n.VLAN != 0:
+		return bad("VLAN", "%d must be 0: the mode is %q", n.VLAN, n.Mode)
+	case n.NodeID != "" && n.MultiHost:
+		return bad("NodeID", "%q must be empty with MultiHost: each node is the gateway of its own guests", n.NodeID)
 	case !n.CIDR.IsValid() || !n.CIDR.Addr().Is4():
 		return bad("CIDR", "%v is not an IPv4 subnet", n.CIDR)
 	case n.CIDR.Bits() < 8 || n.CIDR.Bits() > 29:

@@ -78,6 +78,15 @@ func TestCreateNamesTheFieldThatIsWrong(t *testing.T) {
 		{"Lease", func(n *network.Network) { n.Lease = -1 }},
 		{"Domain", func(n *network.Network) { n.Domain = "a;b" }},
 		{"Domain", func(n *network.Network) { n.Domain = "-a" }},
+		{"VLAN 7 must be 0", func(n *network.Network) { n.VLAN = 7 }},
+		{"NodeID", func(n *network.Network) { n.NodeID, n.MultiHost = "h1", true }},
+		{"Bridge must name the bridge", func(n *network.Network) { n.Mode = network.Flat }},
+		{"Uplink", func(n *network.Network) { n.Mode, n.Bridge, n.Uplink = network.Flat, "br-admin", "eth1" }},
+		{"NodeID", func(n *network.Network) { n.Mode, n.Bridge, n.NodeID = network.Flat, "br-admin", "h1" }},
+		{"NodeID and MultiHost", func(n *network.Network) { n.Mode, n.Bridge, n.MultiHost = network.Flat, "br-admin", true }},
+		{"VLAN 0 must be between 1 and 4094", func(n *network.Network) { n.Mode, n.Uplink = network.VLAN, "eth1" }},
+		{"VLAN 4095 must be between 1 and 4094", func(n *network.Network) { n.Mode, n.Uplink, n.VLAN = network.VLAN, "eth1", 4095 }},
+		{"Uplink must name", func(n *network.Network) { n.Mode, n.VLAN = network.VLAN, 100 }},
 	} {
 		n := lan()
 		row.spoil(&n)
@@ -115,7 +124,7 @@ func TestABridgeAnUplinkAndANameAreOfOneNetwork(t *testing.T) {
 	for i := range 16 {
 		all.Go(func() {
 			n := lan()
-			n.Name, n.Bridge = fmt.Sprint("race", i), "br200"
+			n.Name, n.Bridge, n.CIDR = fmt.Sprint("race", i), "br200", netip.MustParsePrefix("10.2.0.0/24")
 			_, err := []*network.Service{a, b}[i%2].Create(as("p"), n)
 			mu.Lock()
 			defer mu.Unlock()
@@ -137,7 +146,7 @@ func TestCallersSeeWhatTheyMay(t *testing.T) {
 	s := newService(t, stores(t, 1)[0])
 	shared := create(t, s, lan())
 	own := lan()
-	own.Name, own.ProjectID, own.Bridge = "own", "p", "br101"
+	own.Name, own.ProjectID, own.Bridge, own.CIDR = "own", "p", "br101", netip.MustParsePrefix("10.1.0.0/24")
 	own = create(t, s, own)
 	member := func(project string) context.Context {
 		return auth.NewContext(context.Background(), auth.Caller{UserID: "u", ProjectID: project})
@@ -177,7 +186,7 @@ func TestDeleteRefusesANetworkInUse(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, same.Deleting)
 	n2 := lan()
-	n2.Name, n2.Bridge = "empty", "br101"
+	n2.Name, n2.Bridge, n2.CIDR = "empty", "br101", netip.MustParsePrefix("10.1.0.0/24")
 	n2 = create(t, s, n2)
 	require.NoError(t, s.Delete(as("p"), n2.Name))
 	require.True(t, errdefs.IsNotFound(s.Delete(as("p"), n2.ID)))

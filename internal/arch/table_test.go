@@ -26,6 +26,7 @@ var house = []line{
 	{path: "internal/testneed"},
 	{path: "internal/benchline"},
 	{path: "internal/rabbittest", ours: []string{"internal/testneed"}},
+	{path: "internal/nodevm", ours: []string{"internal/testneed"}},
 	{path: "internal/netnstest", ours: []string{"internal/testneed"}, outside: map[string]string{
 		"github.com/vishvananda/netns": "makes network namespaces", "golang.org/x/sys": linux,
 		"github.com/mdlayher/netlink": netlinks,
@@ -176,7 +177,7 @@ var standard = map[string]struct {
 	"math/rand": {"its generator is global, and predictable where names must not be; math/rand/v2 or crypto/rand", nil},
 	"net/http":  {"faces live in api/, and the rest of the house speaks no HTTP", []string{"api", "examples"}},
 	"os/exec": {"what runs programs of the host stays countable", []string{"image/internal/qemuimg", "internal/libvirtd",
-		"internal/testneed", "internal/netnstest", "internal/rabbittest", "examples/minicloud"}},
+		"internal/testneed", "internal/netnstest", "internal/nodevm", "internal/rabbittest", "examples/minicloud"}},
 	"testing": {"only suites and test rigs are for tests", []string{"internal", "state/statetest", "state/operation/optest",
 		"queue/queuetest", "image/blobtest", "volume/volumetest", "network/networktest", "compute/computetest", "dewpointtest"}},
 	"testing/synctest": {"only tests have a clock of their own", []string{"internal", "state/statetest", "state/operation/optest",

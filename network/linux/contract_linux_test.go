@@ -86,7 +86,8 @@ func TestContract(t *testing.T) {
 
 // vlans tells whether the kernel knows VLANs, as the hosts of some tests don't: there is a virtual machine for them.
 func vlans(ns *netnstest.NS) bool {
-	_, err := run(ns, "ip link add link lo name vlan4094 type vlan id 4094 && ip link del vlan4094")
+	_, err := run(ns, "ip link add probe type veth peer name probed; ip link add link probe name vlan4093 type vlan id 4093")
+	_, _ = run(ns, "ip link del probe")
 	return err == nil
 }
 

@@ -1,0 +1,211 @@
+package nodevm
+
+import (
+	"context"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dewpoint-cloud/dewpoint/internal/testneed"
+)
+
+// Config says what runs in the machine.
+type Config struct {
+	Tests   string        // required: which tests of the calling package, as for go test -run
+	Modules []string      // of the kernel, besides those for networks that are always loaded
+	Tools   []string      // programs that the tests call, besides sh, ip, nft and what busybox has
+	Memory  int           // in MiB; 0: 512
+	Timeout time.Duration // 0: 10 minutes
+}
+
+// inside is in the environment of tests in the machine.
+const inside = "DEWPOINT_NODEVM"
+
+// Inside tells whether the process runs in the machine.
+func Inside() bool { return os.Getenv(inside) != "" }
+
+// networks are the modules that are always loaded.
+var networks = []string{"af_packet", "8021q", "bridge", "veth", "tun", "nf_tables", "nft_meta_bridge", "nft_ct"}
+
+// Run runs tests of the calling package in a machine of their own, and fails or passes as they do. A machine without QEMU, a kernel or
+// a static busybox is [testneed.Missing] that. Two may run at once.
+func Run(t *testing.T, cfg Config) {
+	t.Helper()
+	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
+		testneed.Missing(t, "needs Linux on amd64: the node VM knows no other machine")
+	}
+	testneed.Tools(t, "qemu-system-x86_64", "sh", "ip", "nft")
+	if cfg.Memory == 0 {
+		cfg.Memory = 512
+	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = 10 * time.Minute
+	}
+	dir := t.TempDir()
+	k, err := findKernel()
+	if errors.Is(err, errNoKernel) {
+		testneed.Missing(t, err.Error())
+	}
+	if err == nil {
+		err = ramdisk(t.Context(), k, cfg, dir)
+	}
+	if err != nil {
+		t.Fatalf("nodevm: %v", err)
+	}
+	begun := time.Now()
+	said, console, err := boot(t.Context(), k, cfg, dir)
+	result, code := parse(said)
+	for _, line := range result {
+		t.Log(line)
+	}
+	switch {
+	case err != nil:
+		t.Fatalf("nodevm: %v\n%s\nconsole:\n%s", err, said, console)
+	case code != "0":
+		t.Fatalf("nodevm: the tests ended with %q after %v\n%s\nconsole:\n%s", code, time.Since(begun).Round(time.Second), said, console)
+	case len(result) == 0:
+		t.Fatalf("nodevm: no test is named %s\n%s", cfg.Tests, said)
+	}
+	t.Logf("nodevm: %d tests in %v", len(result), time.Since(begun).Round(time.Millisecond))
+}
+
+var verdict = regexp.MustCompile(`^ *--- (PASS|FAIL|SKIP): .*$`)
+
+// parse returns the verdicts in what the tests said, and the code that they ended with, "" for none.
+func parse(said string) (verdicts []string, code string) {
+	for line := range strings.Lines(said) {
+		line = strings.TrimRight(line, "\r\n")
+		if verdict.MatchString(line) {
+			verdicts = append(verdicts, line)
+		}
+		if end, ok := strings.CutPrefix(line, "nodevm: ended with "); ok {
+			code = end
+		}
+	}
+	return verdicts, code
+}
+
+// boot runs the machine until it turns itself off.
+func boot(ctx context.Context, k *kernel, cfg Config, dir string) (said, console string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, cfg.Timeout+time.Minute) // the tests end by themselves before
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "qemu64", "-m", strconv.Itoa(cfg.Memory),
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-nic", "none",
+		"-kernel", k.image, "-initrd", filepath.Join(dir, "ramdisk"), "-append", "console=ttyS0 panic=-1 quiet",
+		"-serial", "file:"+filepath.Join(dir, "console"), "-serial", "file:"+filepath.Join(dir, "said"))
+	complaint, err := cmd.CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("QEMU: %w: %s", errors.Join(ctx.Err(), err), complaint)
+	}
+	text := func(name string) string {
+		b, readErr := os.ReadFile(filepath.Join(dir, name))
+		err = errors.Join(err, readErr)
+		return strings.ReplaceAll(string(b), "\r\n", "\n")
+	}
+	return text("said"), text("console"), err
+}
+
+// begin is the first program of the machine. Busybox is sh for it alone: as sh of the tests it would call its own ip.
+const begin = `#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/usr/sbin:/sbin:/usr/bin:/bin HOME=/tmp
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mount -t tmpfs tmp /tmp
+while read -r module; do
+    insmod "/lib/modules/$module.ko" || echo "nodevm: module $module: not loaded"
+done < /lib/modules/order
+/bin/busybox ip link set lo up
+cd /tmp
+/nodevm/run > /dev/ttyS1 2>&1 < /dev/null
+echo "nodevm: ended with $?" > /dev/ttyS1
+poweroff -f
+`
+
+// ramdisk makes the initial ramdisk in dir.
+func ramdisk(ctx context.Context, k *kernel, cfg Config, dir string) error {
+	a := newArchive()
+	for _, d := range []string{"/dev", "/proc", "/sys", "/tmp", "/run"} {
+		a.dir(d)
+	}
+	a.modes["/dev/console"] = modeChar | 0o600 // the kernel opens it for the first program
+	binary, err := testBinary(ctx, dir)
+	if err != nil {
+		return err
+	}
+	content, err := os.ReadFile(binary)
+	if err != nil {
+		return err
+	}
+	a.add("/nodevm/test", content)
+	a.add("/nodevm/run", fmt.Appendf(nil, "#!/bin/sh\nexport %s=1 DEWPOINT_REQUIRE=all\nexec /nodevm/test -test.v -test.timeout %v -test.run '%s'\n",
+		inside, cfg.Timeout, strings.ReplaceAll(cfg.Tests, "'", `'\''`)))
+	a.add("/init", []byte(begin))
+	if !static("/bin/busybox") {
+		return errors.New("/bin/busybox is missing, or needs libraries: install busybox-static")
+	}
+	if err := a.copy("/bin/busybox"); err != nil {
+		return err
+	}
+	for _, tool := range slices.Concat([]string{"sh", "ip", "nft"}, cfg.Tools) {
+		file, err := exec.LookPath(tool)
+		if err != nil {
+			return err
+		}
+		real, err := filepath.EvalSymlinks(file)
+		if err != nil {
+			return err
+		}
+		if err := a.program(real); err != nil {
+			return err
+		}
+		a.add("/usr/bin/"+tool, a.files[real])
+		if tool == "sh" {
+			a.add("/bin/sh", a.files[real])
+		}
+	}
+	if err := k.modules(a, slices.Concat(networks, cfg.Modules)); err != nil {
+		return err
+	}
+	f, err := os.Create(filepath.Join(dir, "ramdisk"))
+	if err != nil {
+		return err
+	}
+	return errors.Join(a.write(f), f.Close())
+}
+
+// testBinary returns the calling package's tests as a program without libraries: the one that runs, or one that is compiled for it.
+func testBinary(ctx context.Context, dir string) (string, error) {
+	self, err := os.Executable()
+	if err != nil || static(self) {
+		return self, err
+	}
+	file := filepath.Join(dir, "test")
+	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-o", file, ".")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if said, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go test -c: %w: %s", err, said)
+	}
+	return file, nil
+}
+
+// static tells whether a file is a program that needs no library.
+func static(file string) bool {
+	f, err := elf.Open(file)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return !slices.ContainsFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP })
+}
