@@ -39,8 +39,15 @@ func serve(ctx context.Context, o options, h *host, logger *slog.Logger, s *scre
 		return err
 	}
 
+	disks, err := openStorage(ctx, o, h, logger)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, disks.close()) }()
+
 	cloud, err := dewpoint.New(dewpoint.Config{
 		Hypervisor: machines, NetworkManager: bridges, DHCP: leases,
+		VolumeDriver: disks.driver, VolumeExporter: disks.exporter,
 		Metadata: func(s *dewpoint.Services) (network.Server, error) { return aboutGuests(s, h, logger) },
 		Log:      records, Dir: filepath.Join(o.dir, "cloud"), Logger: logger,
 	})

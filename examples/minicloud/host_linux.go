@@ -5,11 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/dewpoint-cloud/dewpoint/internal/libvirtd"
 )
@@ -71,6 +75,28 @@ func namespace(ctx context.Context, name string) (string, error) {
 		return "", err
 	}
 	return path, ip(ctx, "-n", name, "link", "set", "lo", "up")
+}
+
+// listen listens on an address of the namespace. A socket stays in the namespace of the thread that made it.
+func (h *host) listen(ctx context.Context, address string) (listener net.Listener, err error) {
+	if h.netns == "" {
+		return (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	}
+	file, err := os.Open(h.netns)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		if err = unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err == nil {
+			listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+		}
+	}()
+	<-done
+	return listener, err
 }
 
 // ip runs the program ip, whose words about what is wrong are the error.

@@ -120,7 +120,7 @@ var house = []line{
 	{path: "examples/minicloud/guest"},
 	{path: "examples/minicloud", ours: []string{".", "api/metadata", "auth", "compute", "compute/libvirt", "examples/minicloud/guest", "image",
 		"image/inspect", "internal/libvirtd", "network", "network/dhcp", "network/linklocal", "network/linux", "queue/memqueue", "scheduler", "state",
-		"state/bolt", "volume", "volume/fakevolume"},
+		"state/bolt", "volume", "volume/fakevolume", "volume/file", "volume/iscsi"},
 		outside: map[string]string{"golang.org/x/sys": linux}},
 	{path: "examples/quickstart", ours: []string{".", "compute/libvirt", "network/dhcp", "network/linux", "state/bolt"}},
 	{path: "examples/embed", ours: []string{".", "auth", "compute", "compute/fakecompute", "image", "network",

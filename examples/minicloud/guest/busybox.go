@@ -10,8 +10,8 @@ import (
 )
 
 // applets are the programs of busybox that the guest's scripts use.
-var applets = []string{"cat", "dd", "echo", "hostname", "insmod", "ip", "kill", "mkdir", "mount", "ping", "poweroff", "rm", "sh",
-	"sleep", "sync", "tr", "udhcpc"}
+var applets = []string{"cat", "dd", "echo", "hostname", "insmod", "ip", "kill", "mkdir", "mke2fs", "mount", "ping", "poweroff", "rm", "sh",
+	"sleep", "sync", "tr", "udhcpc", "umount"}
 
 // findBusybox finds the busybox that needs no library.
 func findBusybox(root string) (string, error) {

@@ -32,7 +32,7 @@ func scripts() []entry {
 		return entry{name: target, mode: modeFile | 0o755, content: content}
 	}
 	return []entry{script("init", "init"), script("lease", "bin/lease"), script("peers", "bin/peers"),
-		script("about", "bin/about")}
+		script("about", "bin/about"), script("volumes", "bin/volumes")}
 }
 
 // writeRamdisk writes the initial ramdisk to file.
