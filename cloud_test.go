@@ -83,7 +83,7 @@ func TestAMistakeInTheConfigNamesTheField(t *testing.T) {
 	}{
 		{"Config.NetworkManager is nil", func(c *dewpoint.Config) { c.NetworkManager = nil }},
 		{"Config.Hypervisor is nil", func(c *dewpoint.Config) { c.Hypervisor = nil }},
-		{"Hypervisor is nil, must be set where Metadata is", func(c *dewpoint.Config) {
+		{"Hypervisor is nil, must be set where Metadata or Servers are", func(c *dewpoint.Config) {
 			c.Hypervisor, c.NetworkManager = nil, nil
 			c.Metadata = func(*dewpoint.Services) (network.Server, error) { return nil, nil }
 		}},
@@ -194,6 +194,8 @@ func TestMetadataIsMadeWhenTheRecordsAreOpen(t *testing.T) {
 		records = s.Store
 		return &server, nil
 	}
+	var other told
+	r.cfg.Servers = []network.Server{&other}
 	_, s, ctx, stop := run(t, r.cfg)
 	require.Same(t, s.Store, records)
 	made, err := s.Compute.Run(ctx, furnish(t, ctx, s))
@@ -203,6 +205,8 @@ func TestMetadataIsMadeWhenTheRecordsAreOpen(t *testing.T) {
 	require.EqualValues(t, 1, server.taps.Load())
 	require.NoError(t, stop())
 	require.EqualValues(t, 1, server.runs.Load())
+	require.EqualValues(t, 1, other.taps.Load())
+	require.EqualValues(t, 1, other.runs.Load())
 
 	boom := errors.New("boom")
 	r.cfg.Metadata = func(*dewpoint.Services) (network.Server, error) { return nil, boom }

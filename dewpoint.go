@@ -43,6 +43,9 @@ type Config struct {
 	// network/linklocal with api/metadata behind it. Nil: nothing of ours answers.
 	Metadata func(*Services) (network.Server, error)
 
+	// Servers are what else serves the node's guests, such as network/ra, which tells them of IPv6.
+	Servers []network.Server
+
 	// VolumeDriver makes this process one that has volumes, whether it runs machines or not; VolumeExporter, which lets
 	// nodes reach them, is required with it. Nil: volumes, if there are any, are in other processes.
 	VolumeDriver   VolumeDriver
@@ -103,8 +106,8 @@ func (c *Config) complete() error {
 		return bad("Images is set, must be nil where Blobs is set and where Hypervisor is nil")
 	case c.Dir == "" && c.Blobs == nil && c.Images == nil:
 		return bad("Dir is empty, must be set unless Blobs or Images is")
-	case !c.isNode() && c.Metadata != nil:
-		return bad("Hypervisor is nil, must be set where Metadata is")
+	case !c.isNode() && (c.Metadata != nil || len(c.Servers) > 0):
+		return bad("Hypervisor is nil, must be set where Metadata or Servers are")
 	case c.Dir == "" && c.isNode() && c.Disks == nil:
 		return bad("Dir is empty, must be set unless Disks is")
 	case (c.VolumeDriver == nil) != (c.VolumeExporter == nil):

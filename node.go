@@ -33,7 +33,7 @@ func (c *Cloud) newNode(s *Services, blobs image.Blobs) (*node, error) {
 		return nil, err
 	}
 	n := &node{hostID: host.ID, disks: c.cfg.Disks, close: func() error { return nil }}
-	var servers []network.Server
+	servers := append([]network.Server(nil), c.cfg.Servers...)
 	if c.cfg.Metadata != nil {
 		s, err := c.cfg.Metadata(s)
 		if err != nil {

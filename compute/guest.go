@@ -36,7 +36,7 @@ func GuestData(r state.Reader, instanceID string) (guestdata.Guest, error) {
 		if g.Domain == "" {
 			g.Domain = n.Domain
 		}
-		c := guestdata.Card{PortID: p.ID, NetworkID: n.ID, MAC: p.MAC, MTU: n.MTU, DHCP: answersDHCP(n), Router: n.Router, DNS: n.DNS,
+		c := guestdata.Card{PortID: p.ID, NetworkID: n.ID, MAC: p.MAC, MTU: n.MTU, DHCP: answersDHCP(n), SLAAC: n.CIDRv6.IsValid(), Router: n.Router, DNS: n.DNS,
 			Domain: n.Domain}
 		for _, a := range p.Addrs {
 			if a.Is4() {

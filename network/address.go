@@ -34,7 +34,7 @@ type Addresses struct {
 	hint map[string]netip.Addr // by network: no address below is free, probably
 }
 
-// Allocate makes a port with one fixed IP that is free, the lowest as far as this Addresses knows, or is [ErrNoMoreAddresses] and
+// Allocate makes a port with one IPv4 fixed IP that is free, the lowest as far as this Addresses knows, or is [ErrNoMoreAddresses] and
 // names the network. A network that the project can't see, or that is being deleted, is NotFound. The addresses that the
 // network's own fields name (gateway, router, DNS servers, next hops of routes) are never given to a port. A security group that
 // the project does not have is NotFound; the default group is made if there is none.
@@ -61,16 +61,32 @@ func (a *Addresses) Allocate(tx *state.Tx, req PortRequest) (Port, error) {
 	if err != nil {
 		return Port{}, err
 	}
-	p.Addrs = []netip.Addr{addr}
 	if err := FixedIPs.Insert(tx, FixedIP{NetworkID: n.ID, Addr: addr, PortID: p.ID, Since: time.Now().UTC()}); err != nil {
 		return Port{}, err
 	}
 	for {
 		p.MAC = randomMAC()
-		if err := Ports.Insert(tx, p); !errors.Is(err, errdefs.ErrAlreadyExists) {
-			return p, err
+		p.Addrs = []netip.Addr{addr}
+		if n.CIDRv6.IsValid() {
+			p.Addrs = append(p.Addrs, slaac(n.CIDRv6, p.HardwareAddr()))
 		}
+		err := Ports.Insert(tx, p)
+		if errors.Is(err, errdefs.ErrAlreadyExists) {
+			continue
+		}
+		for _, own := range p.Addrs[1:] {
+			err = errors.Join(err, FixedIPs.Insert(tx, FixedIP{NetworkID: n.ID, Addr: own, PortID: p.ID, Since: time.Now().UTC()}))
+		}
+		return p, err
 	}
+}
+
+// slaac returns the address that a guest makes of a /64 and its hardware address (RFC 4862 §5.5.3, with the modified EUI-64
+// of RFC 4291 appendix A). It is the port's fixed IP: one made at random (RFC 8981) does not pass the port's filter.
+func slaac(prefix netip.Prefix, mac net.HardwareAddr) netip.Addr {
+	a := prefix.Masked().Addr().As16()
+	copy(a[8:], []byte{mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]})
+	return netip.AddrFrom16(a)
 }
 
 // Release gives the port and its fixed IPs back, and with the last port of a network that was allotted from a [Range] the network. One

@@ -2,6 +2,7 @@ package network_test
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"sync"
 	"testing"
@@ -158,4 +159,44 @@ func TestUnplugMarksThePortAlone(t *testing.T) {
 			return nil
 		}))
 	}
+}
+
+// A port of a network with IPv6 has the address that its guest makes of its hardware address: RFC 4291 appendix A has the example.
+func TestIPv6IsMadeOfTheHardwareAddress(t *testing.T) {
+	store := stores(t, 1)[0]
+	s := newService(t, store)
+	n := lan()
+	n.CIDRv6, n.DNS = netip.MustParsePrefix("fd00:1::77/64"), []netip.Addr{netip.MustParseAddr("fd00:1::53")}
+	n = create(t, s, n)
+	require.Equal(t, "fd00:1::/64", n.CIDRv6.String())
+	p := mustAllocate(t, store, &s.Addresses, n.ID)
+	require.Len(t, p.Addrs, 2)
+	require.True(t, p.Addrs[0].Is4())
+	mac := p.HardwareAddr()
+	want := netip.MustParseAddr(fmt.Sprintf("fd00:1::%02x%02x:%02xff:fe%02x:%02x%02x", mac[0]^2, mac[1], mac[2], mac[3], mac[4], mac[5]))
+	require.Equal(t, want, p.Addrs[1])
+	fixed := func() (all []netip.Addr) {
+		_ = store.View(func(v *state.View) error {
+			for f := range network.FixedIPs.By(v, "network", n.ID) {
+				require.Equal(t, p.ID, f.PortID)
+				all = append(all, f.Addr)
+			}
+			d := network.Plan(v, p.HostID)
+			require.Equal(t, n.CIDRv6, d.Bridges[0].Prefix6)
+			require.Equal(t, p.Addrs, d.Taps[0].IPs)
+			require.NoError(t, d.Validate())
+			return nil
+		})
+		return all
+	}
+	require.ElementsMatch(t, p.Addrs, fixed())
+	require.NoError(t, store.Update(t.Context(), func(tx *state.Tx) error { return s.Addresses.Release(tx, p.ID) }))
+	require.NoError(t, store.View(func(v *state.View) error {
+		for f := range network.FixedIPs.By(v, "network", n.ID) {
+			t.Errorf("%v is still taken", f.Addr)
+		}
+		return nil
+	}))
+	again := mustAllocate(t, store, &s.Addresses, n.ID)
+	require.Equal(t, p.Addrs[0], again.Addrs[0])
 }

@@ -59,6 +59,8 @@ func (d Desired) Validate() error {
 		switch {
 		case b.MTU != 0 && (b.MTU < minMTU || b.MTU > maxMTU):
 			return bad("bridge %s: MTU %d must be 0 or between %d and %d", b.Name, b.MTU, minMTU, maxMTU)
+		case b.Prefix6.IsValid() && (b.Prefix6.Bits() != 64 || !b.Prefix6.Addr().Is6() || b.Prefix6 != b.Prefix6.Masked()):
+			return bad("bridge %s: Prefix6 %v is not an IPv6 /64", b.Name, b.Prefix6)
 		case b.Gateway.IsValid() && !fixed(b.Gateway.Addr()):
 			return bad("bridge %s: Gateway %v is not the address of a host", b.Name, b.Gateway)
 		case b.External && (b.Gateway.IsValid() || b.Uplink != "" || b.VLAN != 0 || b.MTU != 0):

@@ -115,7 +115,10 @@ type Bridge struct {
 	// also the DHCP server's identifier.
 	Gateway netip.Prefix
 
-	// What DHCP says to clients of this bridge.
+	// Prefix6 is the IPv6 /64 that guests make their addresses from, by router advertisements (RFC 4862); invalid: none.
+	Prefix6 netip.Prefix
+
+	// What DHCP and router advertisements say to clients of this bridge.
 	Router   netip.Addr // option 3; invalid: none
 	DNS      []netip.Addr
 	Domain   string

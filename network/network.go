@@ -38,6 +38,7 @@ type Network struct {
 	ProjectID string // "": shared by all projects
 
 	CIDR    netip.Prefix // IPv4, /8 to /29
+	CIDRv6  netip.Prefix // IPv6, a /64: guests make their addresses from it by themselves (RFC 4862); invalid: no IPv6
 	Gateway netip.Addr   // the node's own address on the bridge; by default the first of CIDR. Of Flat no node's, and kept free
 	Router  netip.Addr   // what guests route through; by default the gateway
 	DNS     []netip.Addr

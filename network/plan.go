@@ -59,7 +59,7 @@ func (n Network) bridge(r state.Reader, hostID string) Bridge {
 		return Bridge{Name: n.Bridge, External: true, NoServer: true}
 	}
 	b := Bridge{
-		Name: n.Bridge, MTU: n.MTU, Uplink: n.Uplink, VLAN: n.VLAN, Gateway: prefixOf(n.Gateway, n.CIDR),
+		Name: n.Bridge, MTU: n.MTU, Uplink: n.Uplink, VLAN: n.VLAN, Gateway: prefixOf(n.Gateway, n.CIDR), Prefix6: n.CIDRv6,
 		Router: n.Router, DNS: n.DNS, Domain: n.Domain, Lease: n.Lease,
 	}
 	own := n.NodeID == hostID || (n.NodeID == "" && n.Mode == FlatDHCP)

@@ -169,6 +169,7 @@ func visible(n Network, caller auth.Caller) bool {
 func (n Network) withDefaults() Network {
 	if n.CIDR.IsValid() {
 		n.CIDR = n.CIDR.Masked()
+		n.CIDRv6 = n.CIDRv6.Masked()
 		if !n.Gateway.IsValid() {
 			n.Gateway = n.CIDR.Addr().Next()
 		}
@@ -235,6 +236,8 @@ func (n Network) validate() error {
 		return bad("CIDR", "%v must be between /8 and /29", n.CIDR)
 	case n.CIDR.Addr().IsMulticast() || n.CIDR.Addr().IsLoopback() || n.CIDR.Overlaps(netip.MustParsePrefix("169.254.0.0/16")):
 		return bad("CIDR", "%v is multicast, loopback or link-local", n.CIDR)
+	case n.CIDRv6.IsValid() && (n.CIDRv6.Bits() != 64 || !n.CIDRv6.Addr().Is6() || !n.CIDRv6.Addr().IsGlobalUnicast()):
+		return bad("CIDRv6", "%v must be a unicast IPv6 /64, such as one of fd00::/8", n.CIDRv6)
 	case !inside(n.Gateway):
 		return bad("Gateway", "%v is not a host address of %v", n.Gateway, n.CIDR)
 	case !inside(n.Router):
@@ -257,8 +260,8 @@ func (n Network) validate() error {
 		return bad("Domain", "%q is not a domain name of at most 253 characters", n.Domain)
 	}
 	for _, a := range n.DNS {
-		if !a.Is4() {
-			return bad("DNS", "%v is not an IPv4 address", a)
+		if !a.Is4() && !(n.CIDRv6.IsValid() && a.Is6() && !a.Is4In6() && a.IsGlobalUnicast() && a.Zone() == "") {
+			return bad("DNS", "%v is not an IPv4 address, or an IPv6 one where CIDRv6 is set", a)
 		}
 	}
 	for _, r := range n.Routes {

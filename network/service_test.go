@@ -60,6 +60,12 @@ func TestCreateNamesTheFieldThatIsWrong(t *testing.T) {
 		{"Gateway", func(n *network.Network) { n.Gateway = netip.MustParseAddr("10.0.0.255") }},
 		{"Gateway", func(n *network.Network) { n.Gateway = six }},
 		{"Router", func(n *network.Network) { n.Router = netip.MustParseAddr("10.0.1.1") }},
+		{"CIDRv6", func(n *network.Network) { n.CIDRv6 = netip.MustParsePrefix("fd00::/48") }},
+		{"CIDRv6", func(n *network.Network) { n.CIDRv6 = netip.MustParsePrefix("fe80::/64") }},
+		{"CIDRv6", func(n *network.Network) { n.CIDRv6 = netip.MustParsePrefix("ff00::/64") }},
+		{"DNS", func(n *network.Network) {
+			n.CIDRv6, n.DNS = netip.MustParsePrefix("fd00::/64"), []netip.Addr{netip.MustParseAddr("fe80::1%eth0")}
+		}},
 		{"DNS has 9", func(n *network.Network) { n.DNS = make([]netip.Addr, 9) }},
 		{"DNS", func(n *network.Network) { n.DNS = []netip.Addr{six} }},
 		{"DNS", func(n *network.Network) { n.DNS = []netip.Addr{{}} }},

@@ -89,6 +89,9 @@ var house = []line{
 		"golang.org/x/net": "filters on sockets", "golang.org/x/sys": linux}},
 	{path: "network/linklocal", ours: []string{"network"}, outside: map[string]string{"github.com/mdlayher/netlink": netlinks,
 		"golang.org/x/sys": linux}},
+	{path: "network/ra", ours: []string{"network"}, outside: map[string]string{
+		"github.com/mdlayher/ndp": "the format of neighbor discovery", "golang.org/x/net": "filters on sockets", "golang.org/x/sys": linux,
+		"github.com/insomniacslk/dhcp": "the format of DHCPv6"}},
 	{path: "network/fakenetwork", ours: []string{"network"}},
 	{path: "network/networktest", ours: []string{"network"}},
 	{path: "compute/guestdata"},
@@ -148,6 +151,7 @@ var inTests = map[string]string{
 	"github.com/anishathalye/porcupine":   "linearizability",
 	"github.com/google/go-cmp":            "differences of large values",
 	"github.com/insomniacslk/dhcp":        "plays a guest that wants an address",
+	"github.com/mdlayher/ndp":             "plays a guest that asks for a router",
 	"github.com/mdlayher/packet":          "plays a guest that sends what it likes",
 	"github.com/mdlayher/netlink":         "looks at what the kernel has",
 	"github.com/google/nftables":          "looks at what the kernel has",

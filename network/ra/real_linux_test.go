@@ -1,0 +1,197 @@
+package ra
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/insomniacslk/dhcp/dhcpv6"
+	"github.com/stretchr/testify/require"
+
+	"github.com/dewpoint-cloud/dewpoint/internal/netnstest"
+	"github.com/dewpoint-cloud/dewpoint/internal/testneed"
+	"github.com/dewpoint-cloud/dewpoint/network"
+	"github.com/dewpoint-cloud/dewpoint/network/linux"
+)
+
+func run(ns *netnstest.NS, args ...string) (out string, err error) {
+	err = ns.Do(func() error {
+		b, err := exec.Command("ip", args...).CombinedOutput()
+		out = string(b)
+		return err
+	})
+	return out, err
+}
+
+func ip(t testing.TB, ns *netnstest.NS, args ...string) string {
+	t.Helper()
+	out, err := run(ns, args...)
+	require.NoError(t, err, "ip %s: %s", strings.Join(args, " "), out)
+	return out
+}
+
+// start runs a server until the test ends, or the function that it returns is called.
+func start(t testing.TB, node *netnstest.NS) (s *Server, stop func()) {
+	t.Helper()
+	s, err := New(Config{NetNS: node.Path(), Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		require.NoError(t, <-ended)
+	})
+	t.Cleanup(stop)
+	return s, stop
+}
+
+func tap(n byte) network.Tap {
+	mac := net.HardwareAddr{0x52, 0x54, 0, 0, 0, n}
+	return network.Tap{Name: "tap" + string('0'+n), Bridge: "br0", Port: "p", MAC: mac,
+		IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, n}), netip.MustParseAddr("fd00:1::5054:ff:fe00:" + string('0'+n))}}
+}
+
+// guest is a machine behind a tap of the manager: it takes what it hears, as Linux does by itself.
+func guest(t testing.TB, node *netnstest.NS, d network.Tap) *netnstest.NS {
+	t.Helper()
+	g := netnstest.New(t)
+	netnstest.Cable(t, node, d.Name, g, "eth0")
+	ip(t, g, "link", "set", "eth0", "address", d.MAC.String())
+	ip(t, g, "link", "set", "eth0", "up")
+	return g
+}
+
+// has waits until a guest has an address that duplicate address detection has passed.
+func has(t testing.TB, g *netnstest.NS, addr string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		out, err := run(g, "-6", "addr", "show", "dev", "eth0", "-tentative")
+		return err == nil && strings.Contains(out, addr+"/64")
+	}, 30*time.Second, 50*time.Millisecond, "%s", addr)
+}
+
+// talk tells whether a connects to b, and b has its bytes.
+func talk(a, b *netnstest.NS, local, remote string) error {
+	var l net.Listener
+	if err := b.Do(func() (err error) { l, err = net.Listen("tcp6", net.JoinHostPort(remote, "7")); return err }); err != nil {
+		return err
+	}
+	defer l.Close()
+	return a.Do(func() error {
+		d := net.Dialer{Timeout: 3 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(local)}}
+		c, err := d.Dial("tcp6", l.Addr().String())
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	})
+}
+
+// Two guests behind filtered taps get the addresses that their records have, and reach each other by them; what they send with
+// others goes nowhere.
+func TestGuestsMakeTheirAddresses(t *testing.T) {
+	testneed.Root(t)
+	testneed.Tools(t, "ip")
+	node := netnstest.New(t)
+	manager, err := linux.New(linux.Config{NetNS: node.Path()})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, manager.Close()) }()
+	s, _ := start(t, node)
+	b := bridge()
+	b.Gateway = netip.MustParsePrefix("10.0.0.254/24")
+	d := network.Desired{Bridges: []network.Bridge{b}, Taps: []network.Tap{tap(1), tap(2)}}
+	require.NoError(t, s.Apply(t.Context(), d), "before the bridge is there")
+	_, err = manager.Apply(t.Context(), d)
+	require.NoError(t, err)
+	require.NoError(t, s.Plug(t.Context(), b, d.Taps[0]))
+	one, two := guest(t, node, d.Taps[0]), guest(t, node, d.Taps[1])
+	first, second := "fd00:1::5054:ff:fe00:1", "fd00:1::5054:ff:fe00:2"
+	has(t, one, first)
+	has(t, two, second)
+	require.Empty(t, ip(t, one, "-6", "route", "show", "default"), "the node is no router")
+	require.Eventually(t, func() bool { return talk(one, two, first, second) == nil }, 20*time.Second, 50*time.Millisecond)
+
+	ip(t, one, "addr", "add", "fd00:1::bad/64", "dev", "eth0", "nodad")
+	require.Error(t, talk(one, two, "fd00:1::bad", second), "an address that is not the port's")
+	require.NoError(t, talk(one, two, first, second))
+
+	// Another prefix is told at once.
+	b.Prefix6 = netip.MustParsePrefix("fd00:2::/64")
+	d.Bridges[0] = b
+	require.NoError(t, s.Apply(t.Context(), d))
+	has(t, one, "fd00:2::5054:ff:fe00:1")
+
+	reply, err := inform(one)
+	require.NoError(t, err)
+	require.Equal(t, "fd00:1::53", reply.Options.DNS()[0].String())
+}
+
+// inform asks as a client of stateless DHCPv6.
+func inform(g *netnstest.NS) (reply *dhcpv6.Message, err error) {
+	err = g.Do(func() error {
+		link, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		c, err := net.ListenUDP("udp6", &net.UDPAddr{IP: net.IPv6unspecified, Port: clientPort, Zone: zone(link)})
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		m, err := dhcpv6.NewMessage()
+		if err != nil {
+			return err
+		}
+		m.MessageType = dhcpv6.MessageTypeInformationRequest
+		m.AddOption(dhcpv6.OptClientID(&dhcpv6.DUIDLL{HWType: 1, LinkLayerAddr: link.HardwareAddr}))
+		packet := make([]byte, 2000)
+		for range 10 {
+			if _, err := c.WriteTo(m.ToBytes(), &net.UDPAddr{IP: allAgents.AsSlice(), Port: serverPort, Zone: zone(link)}); err != nil {
+				return err
+			}
+			if err := c.SetReadDeadline(time.Now().Add(2 * time.Second)); err != nil {
+				return err
+			}
+			n, _, err := c.ReadFrom(packet)
+			if err != nil {
+				continue
+			}
+			reply, err = dhcpv6.MessageFromBytes(packet[:n])
+			return err
+		}
+		return errors.New("no answer")
+	})
+	return reply, err
+}
+
+func TestABridgeMayComeLateAndAgain(t *testing.T) {
+	testneed.Root(t)
+	testneed.Tools(t, "ip")
+	node := netnstest.New(t)
+	s, stop := start(t, node)
+	require.NoError(t, s.Apply(t.Context(), network.Desired{Bridges: []network.Bridge{bridge()}}))
+	for range 2 {
+		ip(t, node, "link", "add", "br0", "type", "bridge", "forward_delay", "0", "stp_state", "0")
+		ip(t, node, "link", "set", "br0", "up")
+		g := netnstest.New(t)
+		ip(t, node, "link", "add", "t0", "type", "veth", "peer", "name", "eth0", "netns", g.Path())
+		ip(t, node, "link", "set", "t0", "master", "br0", "up")
+		require.NoError(t, s.Plug(t.Context(), bridge(), network.Tap{Name: "t0", Bridge: "br0"})) // as the agent does
+		ip(t, g, "link", "set", "eth0", "address", "52:54:00:00:00:01", "up")
+		has(t, g, "fd00:1::5054:ff:fe00:1")
+		ip(t, node, "link", "del", "t0")
+		ip(t, node, "link", "del", "br0")
+	}
+	require.ErrorIs(t, s.Run(t.Context()), errdefs.ErrFailedPrecondition)
+	require.NoError(t, s.Apply(t.Context(), network.Desired{}))
+	stop()
+}

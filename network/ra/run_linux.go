@@ -1,0 +1,172 @@
+package ra
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/dewpoint-cloud/dewpoint/network"
+)
+
+// retry is how soon a bridge that can't be served is tried again: it does not exist, or has no link-local address yet.
+const retry = 250 * time.Millisecond
+
+// serving is a bridge that is served.
+type serving struct {
+	bridge network.Bridge
+	link   net.Interface
+	stop   context.CancelFunc
+	ended  chan struct{}
+}
+
+func (l *serving) end() {
+	l.stop()
+	<-l.ended
+}
+
+func (l *serving) over() bool {
+	select {
+	case <-l.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// Run advertises until ctx ends, then returns nil once every goroutine of the server has ended. What keeps it from it (a bridge does
+// not exist) is logged and tried again. A server that runs already is FailedPrecondition.
+func (s *Server) Run(ctx context.Context) error {
+	s.mu.Lock()
+	if s.running {
+		s.mu.Unlock()
+		return fmt.Errorf("ra: the server runs already: %w", errdefs.ErrFailedPrecondition)
+	}
+	s.running = true
+	s.mu.Unlock()
+	var all sync.WaitGroup
+	have := map[string]*serving{}
+	silent := map[string]bool{} // bridges whose absence has been logged
+	for ctx.Err() == nil {
+		s.mu.Lock()
+		wanted := maps.Clone(s.bridges)
+		s.mu.Unlock()
+		for name, l := range have {
+			if _, ok := wanted[name]; !ok {
+				l.end()
+				delete(have, name)
+			}
+		}
+		var again <-chan time.Time
+		for name, b := range wanted {
+			err := s.ensure(ctx, b, have, &all)
+			switch {
+			case err == nil:
+				delete(silent, name)
+				continue
+			case !silent[name]:
+				silent[name] = true
+				s.cfg.Logger.Info("ra: can't advertise yet", "bridge", name, "error", err)
+			}
+			again = time.After(retry)
+		}
+		select {
+		case <-ctx.Done():
+		case <-s.changed:
+		case <-again:
+		}
+	}
+	for _, l := range have {
+		l.end()
+	}
+	all.Wait()
+	s.mu.Lock()
+	s.running = false
+	s.mu.Unlock()
+	return nil
+}
+
+// ensure makes the bridge one that is served, as it is now.
+func (s *Server) ensure(ctx context.Context, b network.Bridge, have map[string]*serving, all *sync.WaitGroup) error {
+	link, err := s.link(b.Name)
+	old := have[b.Name]
+	if old != nil && (err != nil || old.link.Index != link.Index || old.link.HardwareAddr.String() != link.HardwareAddr.String() ||
+		!same(old.bridge, b) || old.over()) {
+		old.end()
+		delete(have, b.Name)
+		old = nil
+	}
+	if err != nil || old != nil {
+		return err
+	}
+	sockets, err := s.open(link)
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	one := &serving{bridge: b, link: *link, stop: stop, ended: make(chan struct{})}
+	have[b.Name] = one
+	all.Go(func() {
+		defer close(one.ended)
+		defer stop()
+		err := s.serve(ctx, b, link, sockets)
+		if ctx.Err() == nil {
+			s.cfg.Logger.Warn("ra: a bridge is not served any more", "bridge", b.Name, "error", err)
+			signal(s.changed)
+		}
+	})
+	return nil
+}
+
+// link returns the interface of a bridge.
+func (s *Server) link(name string) (link *net.Interface, err error) {
+	err = s.inNamespace(func() error {
+		link, err = net.InterfaceByName(name)
+		return err
+	})
+	if err == nil && len(link.HardwareAddr) != 6 {
+		err = errors.New("it has no Ethernet address")
+	}
+	return link, err
+}
+
+// inNamespace runs f on a thread in Config.NetNS, which ends with it.
+func (s *Server) inNamespace(f func() error) error {
+	if s.cfg.NetNS == "" {
+		return f()
+	}
+	ns, err := os.Open(s.cfg.NetNS)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return onThread(func() error {
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return os.NewSyscallError("setns", err)
+		}
+		return f()
+	})
+}
+
+// onThread runs f on a thread that nobody else gets afterwards. The process's first thread can't end, so f gets another.
+func onThread(f func() error) error {
+	ended := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // not unlocked: the thread ends with the goroutine
+		if unix.Gettid() == os.Getpid() {
+			ended <- onThread(f)
+			runtime.UnlockOSThread()
+			return
+		}
+		ended <- f()
+	}()
+	return <-ended
+}
