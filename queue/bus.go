@@ -37,7 +37,9 @@ import (
 // text, as a [*Failure]; nothing else of it travels, so a caller can ask errdefs.IsNotFound(err) but not compare
 // it with a variable. A handler that panics, or ends its goroutine, is answered with Internal; the server goes on. What
 // the bus itself has to say is [ErrNoListener], [ErrBacklog], [ErrClosed], InvalidArgument for a topic or body outside
-// the limits, or the error of the caller's ctx, unwrapped.
+// the limits, or the error of the caller's ctx, unwrapped. A bus with a network behind it that has no connection, or loses
+// it while a call waits, says so with an error of class Unavailable; one that the network does not allow to send or
+// serve, with PermissionDenied.
 //
 // # Bounds
 //

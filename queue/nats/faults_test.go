@@ -3,6 +3,7 @@ package nats_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -111,6 +112,34 @@ func TestServerRestarts(t *testing.T) {
 		require.Equal(t, 1, times, body)
 	}
 	t.Logf("%d calls answered, failed: %v", books.answered, books.failed)
+}
+
+// TestHerd has a hundred hosts, with TLS, when their server is started again.
+func TestHerd(t *testing.T) {
+	t.Parallel()
+	ours := newAuthority(t)
+	cfg := natsserver.Config{Listen: "127.0.0.1:0", TLS: &tls.Config{Certificates: []tls.Certificate{ours.sign(t)}}}
+	s, err := natsserver.Start(t.Context(), cfg)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, s.Close()) }()
+	const hosts = 100
+	bus := nats.Config{URLs: []string{s.URL()}, TLS: &tls.Config{RootCAs: ours.pool}, Background: true}
+	near := open(t, bus)
+	for n := range hosts {
+		_, err := open(t, bus).Serve(fmt.Sprint("host.", n), echo)
+		require.NoError(t, err)
+	}
+	all := func() {
+		for n := range hosts {
+			until(t, "each host answers", answers(t, near, fmt.Sprint("host.", n)))
+		}
+	}
+	all()
+	cfg.Listen = strings.TrimPrefix(s.URL(), "tls://")
+	require.NoError(t, s.Close())
+	s, err = natsserver.Start(t.Context(), cfg)
+	require.NoError(t, err)
+	all()
 }
 
 // TestLostConnection cuts the caller off while its call is under way.

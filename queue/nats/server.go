@@ -37,9 +37,9 @@ type server struct {
 	backlog backlog
 }
 
-// idlers is how many goroutines of a server may wait for what arrives. There are as many as had something to do at the same
-// time; over this, they end.
-const idlers = 8
+// idlers is how many goroutines of a server may wait for what arrives; others end when they have nothing to do. More of them
+// would each get one message of those that arrive together, and answers that are sent together cost less.
+const idlers = 2
 
 // task is a message that has arrived.
 type task struct {

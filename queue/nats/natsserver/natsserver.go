@@ -69,7 +69,10 @@ type Server struct {
 	once   sync.Once
 }
 
-const startLimit = 10 * time.Second
+const (
+	startLimit = 10 * time.Second
+	handshake  = 10. // seconds that TLS may take; as long again for credentials
+)
 
 // Start starts a server and returns when it can be connected to. Wrong settings are InvalidArgument; an address that can't be
 // listened on is Unavailable. ctx bounds Start only.
@@ -164,6 +167,8 @@ func (cfg Config) options() (*server.Options, error) {
 		DontListen: cfg.Listen == "", ClientAdvertise: cfg.Advertise, TLSConfig: cfg.TLS, TLS: cfg.TLS != nil,
 		Username: cfg.User, Password: cfg.Password, Authorization: cfg.Token,
 		NoSigs: true, MaxConn: cfg.MaxConnections, MaxPayload: 1 << 20,
+		// All hosts connect at once when a server is back: their handshakes take time.
+		TLSTimeout: handshake, AuthTimeout: 2 * handshake,
 		// The topics of a host that has died must soon be nobody's.
 		PingInterval: 5 * time.Second, MaxPingsOut: 2, WriteDeadline: 5 * time.Second,
 	}
@@ -213,6 +218,7 @@ func (cfg Config) cluster(opts *server.Options) error {
 	o := &opts.Cluster
 	o.Name, o.Username, o.Password, o.ConnectBackoff = c.Name, c.User, c.Password, false
 	o.PingInterval, o.MaxPingsOut = 5*time.Second, 2
+	o.TLSTimeout, o.AuthTimeout = handshake, 2*handshake
 	var err error
 	if o.Host, o.Port, err = cfg.listen("Config.Cluster.Listen", c.Listen, c.TLS != nil, "TLS"); err != nil {
 		return err
