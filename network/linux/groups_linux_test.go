@@ -52,7 +52,7 @@ func stamp(a, b guest) (frame, end []byte) {
 }
 
 // ready waits until a bridge carries frames from a to b: that a machine opened a tap takes the kernel some time to see.
-func ready(t *testing.T, a, b guest) {
+func ready(t testing.TB, a, b guest) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		frame, end := stamp(a, b)

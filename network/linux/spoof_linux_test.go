@@ -27,7 +27,7 @@ type guest struct {
 // vnetHdr is what stands before each frame on a tap with IFF_VNET_HDR: no offloads.
 const vnetHdr = 10
 
-func openGuest(t *testing.T, ns *netnstest.NS, tap network.Tap) guest {
+func openGuest(t testing.TB, ns *netnstest.NS, tap network.Tap) guest {
 	t.Helper()
 	var fd int
 	require.NoError(t, ns.Do(func() (err error) {
@@ -46,14 +46,14 @@ func openGuest(t *testing.T, ns *netnstest.NS, tap network.Tap) guest {
 	return g
 }
 
-func (g guest) send(t *testing.T, frame []byte) {
+func (g guest) send(t testing.TB, frame []byte) {
 	t.Helper()
 	_, err := g.file.Write(append(make([]byte, vnetHdr), frame...))
 	require.NoError(t, err)
 }
 
 // until reads frames until one ends in the mark; it returns the forgeries that came before it, and whether the mark came.
-func (g guest) until(t *testing.T, mark, forger []byte, patience time.Duration) (forgeries [][]byte, came bool) {
+func (g guest) until(t testing.TB, mark, forger []byte, patience time.Duration) (forgeries [][]byte, came bool) {
 	t.Helper()
 	require.NoError(t, g.file.SetReadDeadline(time.Now().Add(patience)))
 	buf := make([]byte, 4096)
