@@ -61,18 +61,19 @@ func TestEveryActionForEveryone(t *testing.T) {
 			auth:user:list auth:user:update compute:list:all compute:run:host compute:flavor:create compute:flavor:delete
 			compute:host:disable compute:host:enable compute:host:get compute:host:list event:list:all network:create network:delete
 			network:range:create network:range:delete network:range:list
+			network:floating:pool:create network:floating:pool:delete
 			volume:detach:force volume:host:list volume:list:all`,
 		"look": `auth:keypair:create auth:keypair:delete auth:keypair:get auth:keypair:import auth:keypair:list auth:member:list
 			auth:project:get auth:project:list auth:quota:get auth:user:get compute:get compute:list compute:flavor:get
 			compute:flavor:list event:list image:download image:get image:list network:get network:list
-			network:group:get network:group:list
+			network:floating:list network:group:get network:group:list
 			volume:get volume:list volume:snapshot:get volume:snapshot:list`,
 		"sys": `compute:console compute:pause compute:reboot compute:resume compute:run compute:start compute:stop
 			compute:terminate image:delete image:publish image:register image:share image:update image:upload
 			compute:volume:attach compute:volume:detach volume:attach volume:connection volume:create volume:delete volume:detach volume:extend volume:snapshot:create
 			volume:snapshot:delete`,
 		"manager": `auth:member:remove auth:member:set`,
-		"net":     `network:group:create network:group:delete network:group:rule:add network:group:rule:remove network:group:set`,
+		"net":     `network:floating:allocate network:floating:associate network:floating:disassociate network:floating:release network:group:create network:group:delete network:group:rule:add network:group:rule:remove network:group:set`,
 	} {
 		for _, action := range strings.Fields(actions) {
 			of[action] = kind

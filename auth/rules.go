@@ -5,7 +5,7 @@ package auth
 //
 //   - To look, and what concerns one's own key pairs: every member.
 //   - Instances and images: sysadmin and projectmanager.
-//   - Security groups: netadmin and projectmanager.
+//   - Security groups and floating addresses: netadmin and projectmanager.
 //   - Members of a project: projectmanager. Nova left them to the cloud's administrators alone.
 //   - Hosts, networks, flavors, users, projects, quotas, and all that spans projects: administrators.
 func DefaultPolicy() Policy {
@@ -92,6 +92,14 @@ func DefaultPolicy() Policy {
 		"network:range:create": admin,
 		"network:range:delete": admin,
 		"network:range:list":   admin,
+
+		"network:floating:allocate":     netMakes,
+		"network:floating:associate":    net,
+		"network:floating:disassociate": net,
+		"network:floating:list":         look,
+		"network:floating:pool:create":  admin,
+		"network:floating:pool:delete":  admin,
+		"network:floating:release":      net,
 
 		"network:group:create":      netMakes,
 		"network:group:delete":      net,

@@ -99,6 +99,9 @@ func (a *Addresses) Release(tx *state.Tx, portID string) error {
 	if err != nil {
 		return err
 	}
+	if err := dropFloating(tx, p.ID); err != nil {
+		return err
+	}
 	for _, addr := range p.Addrs {
 		if err := FixedIPs.Delete(tx, fixedIPKey(p.NetworkID, addr)); err != nil {
 			return err

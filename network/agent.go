@@ -35,8 +35,9 @@ type Agent struct {
 
 	// groups is what the data path has of security groups, and local those that taps of the node are in. They save looking at the node,
 	// and belong to who has the turn.
-	groups map[string]Group
-	local  map[string]bool
+	groups   map[string]Group
+	local    map[string]bool
+	floating []Floating
 }
 
 // NewAgent checks the configuration. It starts nothing.
@@ -134,8 +135,9 @@ func (a *Agent) sync(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	report, err := a.cfg.Manager.Apply(ctx, d)
-	a.local, a.groups = groupsOf(d.Taps), map[string]Group{}
+	a.local, a.groups, a.floating = groupsOf(d.Taps), map[string]Group{}, nil
 	if err == nil {
+		a.floating = d.Floating
 		for _, g := range d.Groups {
 			a.groups[g.ID] = g
 		}

@@ -132,7 +132,27 @@ func (d Desired) Validate() error {
 			taken[where] = "tap " + t.Name
 		}
 	}
+	if err := ValidateFloating(d.Floating); err != nil {
+		return err
+	}
 	return ValidateGroups(d.Groups)
+}
+
+// ValidateFloating returns what is wrong with floating addresses by themselves, naming the field, as an InvalidArgument.
+func ValidateFloating(fs []Floating) error {
+	seen := make(map[netip.Addr]bool, 2*len(fs))
+	for _, f := range fs {
+		for _, a := range []netip.Addr{f.Addr, f.Fixed} {
+			if !fixed(a) || !a.Is4() || seen[a] {
+				return fmt.Errorf("network: floating %v: %v is not the IPv4 address of a host, or is there twice: %w", f.Addr, a, errdefs.ErrInvalidArgument)
+			}
+			seen[a] = true
+		}
+		if !ifaceName.MatchString(f.Link) {
+			return fmt.Errorf("network: floating %v: Link %q is not an interface name: %w", f.Addr, f.Link, errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
 }
 
 // ValidateGroups returns what is wrong with groups by themselves, naming the field and its limit, as an InvalidArgument.
@@ -178,7 +198,7 @@ func fixed(a netip.Addr) bool {
 // Clone returns a copy that shares nothing.
 func (d Desired) Clone() Desired {
 	c := Desired{Bridges: append([]Bridge(nil), d.Bridges...), Taps: append([]Tap(nil), d.Taps...),
-		Groups: append([]Group(nil), d.Groups...)}
+		Groups: append([]Group(nil), d.Groups...), Floating: append([]Floating(nil), d.Floating...)}
 	for i, b := range c.Bridges {
 		c.Bridges[i].DNS, c.Bridges[i].Routes = append([]netip.Addr(nil), b.DNS...), append([]Route(nil), b.Routes...)
 	}

@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -48,6 +49,22 @@ func (a *Agent) refreshGroups(ctx context.Context) error {
 	for _, g := range changed {
 		a.groups[g.ID] = g
 	}
+	return nil
+}
+
+// refreshFloating tells the node what floating IPs it answers for, if that has changed. The caller has the turn.
+func (a *Agent) refreshFloating(ctx context.Context) error {
+	var want []Floating
+	if err := a.cfg.Store.View(func(v *state.View) error { want = floatingOn(v, a.cfg.HostID); return nil }); err != nil {
+		return err
+	}
+	if slices.Equal(want, a.floating) {
+		return nil
+	}
+	if err := a.cfg.Manager.SetFloating(ctx, want); err != nil {
+		return err
+	}
+	a.floating = want
 	return nil
 }
 
@@ -114,6 +131,9 @@ func (a *Agent) noteGroups(c *groupChanges, ch state.Changes) {
 	for range SecurityGroups.Changes(ch) {
 		c.note("")
 	}
+	for range FloatingIPs.Changes(ch) {
+		c.note("")
+	}
 	for p := range Ports.Changes(ch) {
 		switch {
 		case p.Old == nil || p.New == nil:
@@ -124,7 +144,7 @@ func (a *Agent) noteGroups(c *groupChanges, ch state.Changes) {
 				id = p.New.ID
 			}
 			c.note(id)
-		case !slices.Equal(p.Old.Addrs, p.New.Addrs):
+		case !slices.Equal(p.Old.Addrs, p.New.Addrs), p.Old.Plugged != p.New.Plugged, p.Old.HostID != p.New.HostID:
 			c.note("")
 		}
 	}
@@ -135,7 +155,7 @@ func (a *Agent) liveGroups(ctx context.Context, ports map[string]bool) error {
 	if err != nil {
 		return err
 	}
-	err = a.refreshGroups(ctx)
+	err = errors.Join(a.refreshGroups(ctx), a.refreshFloating(ctx))
 	end()
 	if err != nil {
 		return err

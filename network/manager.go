@@ -29,6 +29,10 @@ type Manager interface {
 	// everything else in d is applied all the same. An External bridge that does not exist, or is no bridge, is NotFound, names it,
 	// its taps are on no bridge until it is there, and everything else in d is applied all the same.
 	//
+	// Packets that come for a Floating's Addr go to its Fixed, from guests of the node too, and what Fixed sends to where no bridge of
+	// ours is comes from Addr. The address is on Link, so that it is answered for; who is on Link is told of it when it comes there. The
+	// node must forward IPv4, which is the administrator's to allow.
+	//
 	// A tap that is Guarded gets and sends what a rule of one of its Groups lets through, and the answers to that, and nothing else
 	// but what every machine needs: ARP, neighbor discovery, and what it says to DHCP servers and 169.254.169.254 and hears from them. A rule
 	// that is taken away lets through no further packet, also of connections that it had let through.
@@ -45,6 +49,11 @@ type Manager interface {
 	// place of those of the same id, at a cost that does not grow with the number of taps or of other groups. What is wrong with gs by
 	// itself is InvalidArgument, and nothing was changed.
 	SetGroups(ctx context.Context, gs []Group) error
+
+	// SetFloating makes the node answer for exactly fs. It does the same as Apply with these in place of those that are there, at a cost that
+	// does not grow with the number of taps. What is wrong with fs by itself (not IPv4, an address twice) is InvalidArgument, and nothing was
+	// changed. A Link that does not exist is NotFound, names it, and all others are answered for.
+	SetFloating(ctx context.Context, fs []Floating) error
 
 	// Unplug removes the tap with this name and its filter, also while a machine holds it open. One that does not exist, or
 	// that is not ours, is success, and nothing was changed. Groups stay as they are.
@@ -84,6 +93,16 @@ type Desired struct {
 	Bridges []Bridge
 	Taps    []Tap
 	Groups  []Group // those of the taps, and those that a rule of one of these names
+
+	// Floating are the addresses that the node answers for, and passes on to guests.
+	Floating []Floating
+}
+
+// Floating is an address of the outside that leads to a guest of the node, and that the guest has where it speaks to the outside.
+type Floating struct {
+	Addr  netip.Addr // IPv4, each once
+	Fixed netip.Addr // IPv4, each once: the guest's address behind it
+	Link  string     // the network card of the node that Addr is answered on
 }
 
 // Group is a security group on the node. One that no tap is in, or that rules name and that is not here, does no harm.
@@ -114,6 +133,10 @@ type Bridge struct {
 	// Gateway is the node's own address on the bridge with the subnet's length, and invalid where the node has none. It is
 	// also the DHCP server's identifier.
 	Gateway netip.Prefix
+
+	// NAT says that what guests send through the node to where no bridge of ours is comes from the node's address there, unless a Floating
+	// says another. The node must forward IPv4, which is the administrator's to allow.
+	NAT bool
 
 	// Prefix6 is the IPv6 /64 that guests make their addresses from, by router advertisements (RFC 4862); invalid: none.
 	Prefix6 netip.Prefix

@@ -41,6 +41,7 @@ type Network struct {
 	CIDRv6  netip.Prefix // IPv6, a /64: guests make their addresses from it by themselves (RFC 4862); invalid: no IPv6
 	Gateway netip.Addr   // the node's own address on the bridge; by default the first of CIDR. Of Flat no node's, and kept free
 	Router  netip.Addr   // what guests route through; by default the gateway
+	NAT     bool         // what guests send through their node to the outside has an address of the node; for networks whose Router is the Gateway
 	DNS     []netip.Addr
 	Domain  string        // by default "novalocal"
 	Lease   time.Duration // DHCP lease; by default 24 h
@@ -170,7 +171,8 @@ var (
 
 // Schema returns what a store needs for this package.
 func Schema() []state.Schema {
-	return []state.Schema{Networks, FixedIPs, Ports, NetworkPorts, HostPorts, Ranges, numberings, SecurityGroups, SecurityGroupUse}
+	return []state.Schema{Networks, FixedIPs, Ports, NetworkPorts, HostPorts, Ranges, numberings, SecurityGroups, SecurityGroupUse,
+		FloatingPools, FloatingIPs, FloatingUse}
 }
 
 // ErrNoMoreAddresses is a network whose fixed IPs are all taken.

@@ -36,6 +36,7 @@ func Plan(r state.Reader, hostID string) Desired {
 	slices.SortFunc(d.Bridges, func(a, b Bridge) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(d.Taps, func(a, b Tap) int { return cmp.Compare(a.Name, b.Name) })
 	d.Groups = groups(r, groupsOf(d.Taps))
+	d.Floating = floatingOn(r, hostID)
 	return d
 }
 
@@ -76,6 +77,7 @@ func (n Network) bridge(r state.Reader, hostID string) Bridge {
 	if !own {
 		b.Gateway, b.NoServer = netip.Prefix{}, true
 	}
+	b.NAT = n.NAT && own
 	return b
 }
 

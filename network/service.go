@@ -242,6 +242,8 @@ func (n Network) validate() error {
 		return bad("Gateway", "%v is not a host address of %v", n.Gateway, n.CIDR)
 	case !inside(n.Router):
 		return bad("Router", "%v is not a host address of %v", n.Router, n.CIDR)
+	case n.NAT && (!n.routed() || n.Router != n.Gateway):
+		return bad("NAT", "is set, and guests don't route through a node: Router is %v, Gateway is %v", n.Router, n.Gateway)
 	case len(n.DNS) > 8:
 		return bad("DNS", "has %d servers, at most 8 are possible", len(n.DNS))
 	case len(n.Routes) > 16:

@@ -66,6 +66,7 @@ func TestCreateNamesTheFieldThatIsWrong(t *testing.T) {
 		{"DNS", func(n *network.Network) {
 			n.CIDRv6, n.DNS = netip.MustParsePrefix("fd00::/64"), []netip.Addr{netip.MustParseAddr("fe80::1%eth0")}
 		}},
+		{"NAT is set, and guests don't route through a node", func(n *network.Network) { n.NAT, n.Router = true, netip.MustParseAddr("10.0.0.9") }},
 		{"DNS has 9", func(n *network.Network) { n.DNS = make([]netip.Addr, 9) }},
 		{"DNS", func(n *network.Network) { n.DNS = []netip.Addr{six} }},
 		{"DNS", func(n *network.Network) { n.DNS = []netip.Addr{{}} }},

@@ -12,11 +12,12 @@ type Method string
 
 // The methods that a [Fault] can strike.
 const (
-	MethodApply     Method = "Apply"
-	MethodPlug      Method = "Plug"
-	MethodUnplug    Method = "Unplug"
-	MethodSetGroups Method = "SetGroups"
-	MethodInspect   Method = "Inspect"
+	MethodApply       Method = "Apply"
+	MethodPlug        Method = "Plug"
+	MethodUnplug      Method = "Unplug"
+	MethodSetFloating Method = "SetFloating"
+	MethodSetGroups   Method = "SetGroups"
+	MethodInspect     Method = "Inspect"
 )
 
 // Fault says which calls go wrong, and how. It is what happens that counts, in this order: the call waits for Delay, then

@@ -71,6 +71,15 @@ func (m *Manager) SetGroups(ctx context.Context, gs []network.Group) error {
 	return m.node.call(ctx, MethodSetGroups, "", func() error { m.node.setGroups(gs); return nil })
 }
 
+// SetFloating implements [network.Manager].
+func (m *Manager) SetFloating(ctx context.Context, fs []network.Floating) error {
+	if err := network.ValidateFloating(fs); err != nil {
+		return err
+	}
+	fs = append([]network.Floating(nil), fs...)
+	return m.node.call(ctx, MethodSetFloating, "", func() error { _, err := m.node.setFloating(fs); return err })
+}
+
 // Unplug implements [network.Manager].
 func (m *Manager) Unplug(ctx context.Context, tap string) error {
 	return m.node.call(ctx, MethodUnplug, tap, func() error {
@@ -84,7 +93,7 @@ func (m *Manager) Inspect(ctx context.Context) (d network.Desired, err error) {
 	err = m.node.call(ctx, MethodInspect, "", func() error {
 		d = m.node.desired()
 		for i, b := range d.Bridges {
-			d.Bridges[i] = network.Bridge{Name: b.Name, MTU: b.MTU, Uplink: b.Uplink, VLAN: b.VLAN, External: b.External, Gateway: b.Gateway}
+			d.Bridges[i] = network.Bridge{Name: b.Name, NAT: b.NAT, MTU: b.MTU, Uplink: b.Uplink, VLAN: b.VLAN, External: b.External, Gateway: b.Gateway}
 		}
 		for i := range d.Taps {
 			d.Taps[i].Hostname = ""
@@ -134,7 +143,9 @@ func (n *Node) apply(d network.Desired) ([]string, error) {
 			changes = append(changes, "security group "+id+" removed")
 		}
 	}
-	return append(changes, n.setGroups(d.Groups)...), err
+	changes = append(changes, n.setGroups(d.Groups)...)
+	more, missing := n.setFloating(d.Floating)
+	return append(changes, more...), errors.Join(err, missing)
 }
 
 // add adds or mends what is in d, and removes nothing. It expects mu to be held.
@@ -172,7 +183,7 @@ func (n *Node) add(d network.Desired) (changes []string, problems error) {
 		switch {
 		case !there:
 			changes = append(changes, "bridge "+b.Name+" made")
-		case old.MTU != b.MTU || old.Uplink != b.Uplink || old.VLAN != b.VLAN || old.Gateway != b.Gateway:
+		case old.MTU != b.MTU || old.Uplink != b.Uplink || old.VLAN != b.VLAN || old.NAT != b.NAT || old.Gateway != b.Gateway:
 			changes = append(changes, "bridge "+b.Name+" mended")
 		}
 	}

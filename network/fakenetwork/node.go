@@ -2,10 +2,14 @@ package fakenetwork
 
 import (
 	"cmp"
+	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 	"sync"
+
+	"github.com/containerd/errdefs"
 
 	"github.com/dewpoint-cloud/dewpoint/network"
 )
@@ -13,14 +17,15 @@ import (
 // Node is a pretended machine with its links. It lives as long as the test wants, whatever happens to its managers. All
 // methods are safe for concurrent use. What they direct takes effect at once.
 type Node struct {
-	mu      sync.Mutex
-	links   map[string]bool // those that are not ours: network cards, bridges of others
-	bridges map[string]network.Bridge
-	taps    map[string]tap
-	groups  map[string]network.Group
-	made    int // links so far
-	faults  []*Injected
-	calls   map[Method]int
+	mu       sync.Mutex
+	links    map[string]bool // those that are not ours: network cards, bridges of others
+	bridges  map[string]network.Bridge
+	taps     map[string]tap
+	groups   map[string]network.Group
+	floating []network.Floating
+	made     int // links so far
+	faults   []*Injected
+	calls    map[Method]int
 }
 
 type tap struct {
@@ -129,6 +134,7 @@ func (n *Node) desired() network.Desired {
 	for _, t := range n.taps {
 		d.Taps = append(d.Taps, t.Tap)
 	}
+	d.Floating = n.floating
 	for _, g := range n.groups {
 		d.Groups = append(d.Groups, g)
 	}
@@ -163,6 +169,24 @@ func (n *Node) setGroups(gs []network.Group) (changes []string) {
 		n.groups[g.ID] = g
 	}
 	return changes
+}
+
+// setFloating makes the node answer for fs, which it keeps, but for those on links that are not there.
+func (n *Node) setFloating(fs []network.Floating) (changes []string, problems error) {
+	var want []network.Floating
+	for _, f := range fs {
+		if n.links[f.Link] {
+			want = append(want, f)
+		} else {
+			problems = errors.Join(problems, fmt.Errorf("floating IP %v: link %s: %w", f.Addr, f.Link, errdefs.ErrNotFound))
+		}
+	}
+	slices.SortFunc(want, func(a, b network.Floating) int { return a.Addr.Compare(b.Addr) })
+	if !slices.Equal(want, n.floating) {
+		changes = append(changes, "floating IPs mended")
+	}
+	n.floating = want
+	return changes, problems
 }
 
 // join puts a tap's addresses into its groups.

@@ -101,6 +101,15 @@ func (c *call) apply(ctx context.Context, d network.Desired) error {
 			return err
 		}
 	}
+	masked := map[string]bool{}
+	for _, b := range d.Bridges {
+		if b.NAT && made[b.Name] != nil {
+			masked[b.Name] = true
+		}
+	}
+	if err := c.applyNAT(ctx, d.Floating, masked, links); err != nil {
+		return err
+	}
 	// No tap is left that it would be for.
 	if hasFilter && empty(d) && c.problem == nil {
 		if err := c.commit(ctx, filterChange{drop: true}); err != nil {
@@ -193,6 +202,9 @@ func (c *call) plug(ctx context.Context, b network.Bridge, t network.Tap) error 
 	}
 	if bridge == nil && !b.External {
 		if err := c.plugForward(ctx, b.Name); err != nil {
+			return err
+		}
+		if err := c.plugNAT(ctx, b); err != nil {
 			return err
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"testing"
 
 	"github.com/mdlayher/netlink"
@@ -40,6 +42,22 @@ func dies[T any](m *mortal, f func() (T, error)) (result T, err error) {
 
 func (m *mortal) route(req netlink.Message) ([]netlink.Message, error) {
 	return dies(m, func() ([]netlink.Message, error) { return m.wire.route(req) })
+}
+
+func (m *mortal) group(id string) (filter, error) {
+	return dies(m, func() (filter, error) { return m.wire.group(id) })
+}
+
+func (m *mortal) nat() (nat, error) { return dies(m, m.wire.nat) }
+
+func (m *mortal) setNAT(have, want nat) error {
+	_, err := dies(m, func() (struct{}, error) { return struct{}{}, m.wire.setNAT(have, want) })
+	return err
+}
+
+func (m *mortal) announce(link uint32, mac net.HardwareAddr, a netip.Addr) error {
+	_, err := dies(m, func() (struct{}, error) { return struct{}{}, m.wire.announce(link, mac, a) })
+	return err
 }
 
 func (m *mortal) filter() (filter, error) { return dies(m, m.wire.filter) }

@@ -24,9 +24,17 @@
 // after five minutes (RFC 4787), ICMP echo after one (RFC 5508), others after ten. A tap may begin 2,000 flows each second, 20,000 at once, that
 // are remembered, so that one guest can't take the room of others. Later fragments of IPv4 pass if they come after their first.
 //
+// # Addresses of the outside
+//
+// A floating IP is an element of two maps in the table ip dewpoint_nat, and an address of the card that it is answered on, given by us
+// (IFA_PROTO, which Linux has since 5.18), so that the kernel answers ARP for it; who is on the card's network is told with an announcement (RFC 5227).
+// The same table gives what guests of bridges with NAT send to the outside the node's address. It needs connection tracking, and is there only
+// where there is something in it. Guests of two bridges don't reach each other by floating IPs of one node: bridges are apart.
+//
 // # What is ours
 //
-// A link is ours if its alias begins with "dewpoint", or if it is in a group of ours; the table bridge dewpoint is ours.
+// A link is ours if its alias begins with "dewpoint", or if it is in a group of ours; the tables bridge dewpoint, inet dewpoint_forward and ip
+// dewpoint_nat are ours, and addresses that we gave a link (IFA_PROTO).
 // Nothing else on the node is changed, except that the addresses and routes of an uplink live on its bridge while it is
 // a port of it, because a port of a bridge has no use for them.
 //

@@ -120,6 +120,16 @@ func (m *Manager) SetGroups(ctx context.Context, gs []network.Group) error {
 	return err
 }
 
+// SetFloating implements [network.Manager].
+func (m *Manager) SetFloating(ctx context.Context, fs []network.Floating) error {
+	if err := network.ValidateFloating(fs); err != nil {
+		return err
+	}
+	changes, err := m.do(ctx, func(c *call) error { return c.setFloating(ctx, fs) })
+	m.logger.Debug("network: set floating IPs", "changes", changes, "error", err)
+	return err
+}
+
 // Unplug implements [network.Manager].
 func (m *Manager) Unplug(ctx context.Context, tap string) error {
 	changes, err := m.do(ctx, func(c *call) error { return c.unplug(ctx, tap) })
@@ -236,6 +246,9 @@ func (c *call) inspect(ctx context.Context) (d network.Desired, err error) {
 			slices.SortFunc(g.Members, netip.Addr.Compare)
 			d.Groups = append(d.Groups, g)
 		}
+	}
+	if err := c.inspectNAT(ctx, &d, links); err != nil {
+		return d, err
 	}
 	slices.SortFunc(d.Groups, func(a, b network.Group) int { return cmp.Compare(a.ID, b.ID) })
 	slices.SortFunc(d.Bridges, func(a, b network.Bridge) int { return cmp.Compare(a.Name, b.Name) })

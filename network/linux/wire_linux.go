@@ -3,6 +3,8 @@ package linux
 import (
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"runtime"
 
@@ -24,6 +26,11 @@ type wire interface {
 
 	// group reads a security group, and nothing else, of our table.
 	group(id string) (filter, error)
+
+	// nat reads the table of floating IPs, setNAT changes it in one transaction, announce tells a link who has an address.
+	nat() (nat, error)
+	setNAT(have, want nat) error
+	announce(link uint32, mac net.HardwareAddr, a netip.Addr) error
 
 	// commit changes our table in one transaction: all of it, or none.
 	commit(c filterChange) error

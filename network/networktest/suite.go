@@ -89,7 +89,7 @@ type row struct {
 }
 
 func rows() []row {
-	return slices.Concat(applyRows(), mendRows(), modeRows(), refuseRows(), plugRows(), lifeRows(), groupRows())
+	return slices.Concat(applyRows(), mendRows(), modeRows(), refuseRows(), plugRows(), lifeRows(), groupRows(), floatingRows())
 }
 
 // bench is an Env with a manager during one row.
@@ -182,7 +182,7 @@ func (e *bench) guarded() error {
 func kept(d network.Desired) network.Desired {
 	d = d.Clone()
 	for i, b := range d.Bridges {
-		d.Bridges[i] = network.Bridge{Name: b.Name, MTU: cmp.Or(b.MTU, network.DefaultMTU), Uplink: b.Uplink, VLAN: b.VLAN, Gateway: b.Gateway}
+		d.Bridges[i] = network.Bridge{Name: b.Name, NAT: b.NAT, MTU: cmp.Or(b.MTU, network.DefaultMTU), Uplink: b.Uplink, VLAN: b.VLAN, Gateway: b.Gateway}
 		if b.External {
 			d.Bridges[i] = network.Bridge{Name: b.Name, External: true}
 		}

@@ -78,12 +78,13 @@ func TestRulesAreInTheContract(t *testing.T) {
 // broken is a manager with one thing wrong.
 type broken struct {
 	network.Manager
-	apply   func(context.Context, network.Desired) (network.Report, error)
-	plug    func(context.Context, network.Bridge, network.Tap) error
-	unplug  func(context.Context, string) error
-	inspect func(context.Context) (network.Desired, error)
-	groups  func(context.Context, []network.Group) error
-	end     func() error
+	apply    func(context.Context, network.Desired) (network.Report, error)
+	plug     func(context.Context, network.Bridge, network.Tap) error
+	unplug   func(context.Context, string) error
+	inspect  func(context.Context) (network.Desired, error)
+	groups   func(context.Context, []network.Group) error
+	floating func(context.Context, []network.Floating) error
+	end      func() error
 }
 
 func (b *broken) Apply(ctx context.Context, d network.Desired) (network.Report, error) {
@@ -95,7 +96,10 @@ func (b *broken) Plug(ctx context.Context, on network.Bridge, t network.Tap) err
 func (b *broken) Unplug(ctx context.Context, tap string) error               { return b.unplug(ctx, tap) }
 func (b *broken) Inspect(ctx context.Context) (d network.Desired, err error) { return b.inspect(ctx) }
 func (b *broken) SetGroups(ctx context.Context, gs []network.Group) error    { return b.groups(ctx, gs) }
-func (b *broken) Close() error                                               { return b.end() }
+func (b *broken) SetFloating(ctx context.Context, fs []network.Floating) error {
+	return b.floating(ctx, fs)
+}
+func (b *broken) Close() error { return b.end() }
 
 func TestSuiteFindsBrokenManagers(t *testing.T) {
 	type manager = network.Manager
@@ -109,6 +113,32 @@ func TestSuiteFindsBrokenManagers(t *testing.T) {
 				if len(node.Desired().Taps) > 0 {
 					return network.Report{}, nil
 				}
+				return m.Apply(ctx, d)
+			}
+		}},
+		{"floating IPs are only added", []string{"set floating IPs"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.floating = func(ctx context.Context, fs []network.Floating) error {
+				if len(fs) < len(node.Desired().Floating) {
+					return nil
+				}
+				return m.SetFloating(ctx, fs)
+			}
+		}},
+		{"one missing link keeps all floating IPs away", []string{"a floating IP's link that is not there"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.floating = func(ctx context.Context, fs []network.Floating) error {
+				had := node.Desired().Floating
+				if err := m.SetFloating(ctx, fs); err != nil {
+					return errors.Join(err, m.SetFloating(ctx, had))
+				}
+				return nil
+			}
+		}},
+		{"floating IPs are not looked at", []string{"wrong floating IPs"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.floating = func(context.Context, []network.Floating) error { return nil }
+		}},
+		{"apply forgets floating IPs", []string{"apply floating IPs"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.apply = func(ctx context.Context, d network.Desired) (network.Report, error) {
+				d.Floating = nil
 				return m.Apply(ctx, d)
 			}
 		}},
@@ -365,7 +395,7 @@ func TestSuiteFindsBrokenManagers(t *testing.T) {
 				env, node := fakeEnv()
 				env.Open = func() (network.Manager, error) {
 					m := fakenetwork.New(fakenetwork.Config{Node: node})
-					b := &broken{Manager: m, apply: m.Apply, plug: m.Plug, unplug: m.Unplug, inspect: m.Inspect, groups: m.SetGroups, end: m.Close}
+					b := &broken{Manager: m, apply: m.Apply, plug: m.Plug, unplug: m.Unplug, inspect: m.Inspect, groups: m.SetGroups, floating: m.SetFloating, end: m.Close}
 					c.spoil(b, m, node)
 					return b, nil
 				}
