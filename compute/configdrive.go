@@ -49,7 +49,7 @@ func chooseDrive(r state.Reader, req RunRequest, imageID string, nets []string) 
 }
 
 // answersDHCP tells whether guests are told their addresses on the network itself.
-func answersDHCP(n network.Network) bool { return n.Mode != "flat" }
+func answersDHCP(n network.Network) bool { return n.Mode != network.Flat }
 
 const (
 	driveFile = "config.iso"

@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/dewpoint-cloud/dewpoint/compute/guestdata"
 	"github.com/dewpoint-cloud/dewpoint/image"
 	"github.com/dewpoint-cloud/dewpoint/state"
 )
@@ -31,7 +32,8 @@ type ImageDisksConfig struct {
 }
 
 // ImageDisks are [Disks] made from images by the host's [image.Cache]: the root disk is an overlay on the host's one copy of
-// the image, as large as the flavor says; kernel and ramdisk are those that the image is registered with.
+// the image, as large as the flavor says, or a copy of its own if the image's property inject_network is "interfaces": then
+// /etc/network/interfaces is written into it, into the file system of its root; kernel and ramdisk are those that the image is registered with.
 //
 // What is on the host is enough to start an instance again: its image may be deleted meanwhile.
 type ImageDisks struct {
@@ -101,6 +103,12 @@ func (d *ImageDisks) Make(ctx context.Context, i Instance) (Files, error) {
 		ConsoleLog: filepath.Join(dir, "console.log")}, nil
 }
 
+// An image that has no cloud-init, and has this property, gets its network's configuration written into its root file system.
+const (
+	injects           = "inject_network"
+	injectsInterfaces = "interfaces" // /etc/network/interfaces, of Debian's ifupdown and busybox
+)
+
 // fetch makes the instance's files out of its image. The boot files come first: an instance that has a disk has them all.
 func (d *ImageDisks) fetch(ctx context.Context, i Instance) error {
 	records := map[string]image.Image{}
@@ -128,7 +136,16 @@ func (d *ImageDisks) fetch(ctx context.Context, i Instance) error {
 			return err
 		}
 	}
-	_, err = d.cfg.Cache.Disk(ctx, i.ID, records[i.ImageID], i.Flavor.DiskGiB)
+	img := records[i.ImageID]
+	if img.Properties[injects] != injectsInterfaces {
+		_, err = d.cfg.Cache.Disk(ctx, i.ID, img, i.Flavor.DiskGiB)
+		return err
+	}
+	var g guestdata.Guest
+	if err := d.cfg.Store.View(func(v *state.View) (err error) { g, err = GuestData(v, i.ID); return err }); err != nil {
+		return err
+	}
+	_, err = d.cfg.Cache.DiskWithFiles(ctx, i.ID, img, i.Flavor.DiskGiB, []image.File{{Name: "/etc/network/interfaces", Content: g.Interfaces()}})
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -221,7 +222,7 @@ func TestImageDisksRefuse(t *testing.T) {
 func TestConfigDrive(t *testing.T) {
 	d := newDepot(t)
 	d.update(t, func(tx *state.Tx) error {
-		return network.Networks.Put(tx, network.Network{ID: "flat", Name: "flat", Mode: "flat", Bridge: "br-flat", MTU: 1500, Domain: "novalocal",
+		return network.Networks.Put(tx, network.Network{ID: "flat", Name: "flat", Mode: network.Flat, Bridge: "br-flat", MTU: 1500, Domain: "novalocal",
 			CIDR: netip.MustParsePrefix("192.168.0.0/24"), Gateway: netip.MustParseAddr("192.168.0.1"), Router: netip.MustParseAddr("192.168.0.1")})
 	})
 	img := d.bootable(t).ID
@@ -279,4 +280,68 @@ func TestConfigDrive(t *testing.T) {
 	require.Empty(t, left)
 	require.NoError(t, d.disks.Remove(d.ctx, i.ID))
 	require.NoDirExists(t, dir)
+}
+
+// MOD-02, CMP-04: an image without cloud-init has its address in /etc/network/interfaces of its own copy, and nowhere else.
+func TestInterfacesAreWrittenIntoTheDisk(t *testing.T) {
+	testneed.Tools(t, "mke2fs", "debugfs")
+	d := newDepot(t)
+	root := t.TempDir()
+	require.NoError(t, os.MkdirAll(filepath.Join(root, "etc/network"), 0o755))
+	disk := filepath.Join(t.TempDir(), "disk")
+	out, err := exec.Command("mke2fs", "-q", "-t", "ext4", "-d", root, disk, "4M").CombinedOutput()
+	require.NoError(t, err, string(out))
+	content, err := os.ReadFile(disk)
+	require.NoError(t, err)
+	img := d.image(t, image.Spec{Format: image.Raw, Properties: map[string]string{"inject_network": "interfaces"}}, string(content))
+	d.update(t, func(tx *state.Tx) error {
+		return network.Networks.Put(tx, network.Network{ID: "flat", Name: "flat", Mode: network.Flat, Bridge: "br-flat", MTU: 1500, Domain: "novalocal",
+			CIDR: netip.MustParsePrefix("192.168.0.0/24"), Gateway: netip.MustParseAddr("192.168.0.1"), Router: netip.MustParseAddr("192.168.0.1")})
+	})
+	req := one()
+	req.Image, req.Networks = img.ID, []string{"flat"}
+	i := d.run(t, req)[0]
+	files, err := d.disks.Make(d.ctx, i)
+	require.NoError(t, err)
+	require.Equal(t, "raw", files.Disks[0].Format)
+	require.Empty(t, files.Disks[0].Backing)
+	info, err := os.Stat(files.Disks[0].Path)
+	require.NoError(t, err)
+	require.Equal(t, int64(i.Flavor.DiskGiB)<<30, info.Size(), "as large as the flavor says")
+	written, err := exec.Command("debugfs", "-R", "cat /etc/network/interfaces", files.Disks[0].Path).Output()
+	require.NoError(t, err)
+	require.Contains(t, string(written), "    address 192.168.0.2\n    netmask 255.255.255.0\n")
+
+	// What the guest does to it stays, and its header is believed by nobody.
+	f, err := os.OpenFile(files.Disks[0].Path, os.O_RDWR, 0)
+	require.NoError(t, err)
+	_, err = f.WriteAt([]byte("QFI\xfb\x00\x00\x00\x03"), 0)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	require.NoError(t, d.images.Delete(d.ctx, img.ID))
+	again, err := d.disks.Make(d.ctx, i)
+	require.NoError(t, err)
+	require.Equal(t, files, again)
+	ids, err := d.disks.List(d.ctx)
+	require.NoError(t, err)
+	require.Equal(t, []string{i.ID}, ids)
+	bases, err := filepath.Glob(filepath.Join(d.dir, "cache", "bases", "*"))
+	require.NoError(t, err)
+	require.Len(t, bases, 1)
+	shared, err := os.ReadFile(bases[0])
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(content, shared), "what instances share is not written")
+	require.NoError(t, d.disks.Remove(d.ctx, i.ID))
+	require.NoFileExists(t, files.Disks[0].Path)
+
+	// One without a place for it is refused, and leaves no disk.
+	bare := d.image(t, image.Spec{Format: image.Raw, Properties: map[string]string{"inject_network": "interfaces"}}, strings.Repeat("disk", 1<<18))
+	req.Image = bare.ID
+	i = d.run(t, req)[0]
+	_, err = d.disks.Make(d.ctx, i)
+	require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
+	left, err := filepath.Glob(filepath.Join(d.dir, "cache", "instances", i.ID, "disk*"))
+	require.NoError(t, err)
+	require.Empty(t, left)
+	require.NoError(t, d.disks.Remove(d.ctx, i.ID))
 }

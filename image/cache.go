@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dewpoint-cloud/dewpoint/image/inspect"
+	"github.com/dewpoint-cloud/dewpoint/image/internal/ext4"
 	"github.com/dewpoint-cloud/dewpoint/image/internal/qemuimg"
 )
 
@@ -27,6 +28,7 @@ type CacheConfig struct {
 	Limits inspect.Limits // what an image may ask of this node; its zero values have defaults
 
 	QemuImg string       // the program qemu-img. "": found in PATH
+	Debugfs string       // the program debugfs of e2fsprogs, for disks with files of their own. "": found in PATH
 	Prlimit string       // the program prlimit. "": found in PATH
 	Logger  *slog.Logger // nil: silent
 }
@@ -36,6 +38,7 @@ type CacheConfig struct {
 //	bases/<sha256>.<format>           content, verified and inspected, read-only, made by one rename
 //	instances/<id>/<sha256>.<format>  the same file (a hard link) for as long as the instance needs it
 //	instances/<id>/disk.qcow2         the instance's disk: an overlay whose backing file is the link beside it
+//	instances/<id>/disk.raw           or a copy of its own, if files were written into it
 //	incoming/<any>                    what is being made, and what is being removed
 //	lock                              held by the process that uses the directory
 //
@@ -52,6 +55,8 @@ type Cache struct {
 	lock     *os.File
 	incoming incoming
 	overlays overlayMaker
+	tools    diskTools
+	writer   fileWriter
 	fetching flights
 	busy     keyLocks // by instance id
 }
@@ -85,7 +90,9 @@ func NewCache(cfg CacheConfig) (*Cache, error) {
 		return nil, err
 	}
 	c := &Cache{cfg: cfg, root: root, incoming: incoming{root, incomingDir}}
-	c.overlays = qemuimg.New(qemuimg.Config{QemuImg: cfg.QemuImg, Prlimit: cfg.Prlimit, Logger: cfg.Logger})
+	programs := qemuimg.New(qemuimg.Config{QemuImg: cfg.QemuImg, Prlimit: cfg.Prlimit, Logger: cfg.Logger})
+	c.overlays, c.tools = programs, programs
+	c.writer = ext4.New(ext4.Config{Debugfs: cfg.Debugfs, Prlimit: cfg.Prlimit, Logger: cfg.Logger})
 	if c.dir, err = filepath.Abs(cfg.Dir); err == nil {
 		err = c.takeLock()
 	}

@@ -18,10 +18,10 @@ import (
 // Disk is an instance's disk, ready to be given to a hypervisor.
 type Disk struct {
 	Path         string // absolute
-	Format       Format // QCOW2; to be given on with the path, never probed
+	Format       Format // to be given on with the path, never probed: QCOW2, or Raw of one with files of its own
 	VirtualBytes int64  // what the guest sees
 
-	// Base is what shows through where Path was not written to: an absolute path, read-only, with nothing below it.
+	// Base is what shows through where Path was not written to: an absolute path, read-only, with nothing below it. "" of a raw disk.
 	Base       string
 	BaseFormat Format
 }
@@ -55,6 +55,9 @@ func (c *Cache) Disk(ctx context.Context, instanceID string, img Image, sizeGiB 
 		return Disk{}, err
 	}
 	defer unlock()
+	if c.exists(instancePath(instanceID, rawFile)) {
+		return Disk{}, fmt.Errorf("instance %s has a disk with files of its own: %w", instanceID, errdefs.ErrFailedPrecondition)
+	}
 	old, err := c.existingDisk(instanceID, img, sizeGiB)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return old, err

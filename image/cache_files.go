@@ -57,6 +57,14 @@ func (c *Cache) Files(ctx context.Context, instanceID string) (InstanceFiles, er
 		return InstanceFiles{}, err
 	}
 	defer unlock()
+	if c.exists(instancePath(instanceID, rawFile)) {
+		raw, err := c.rawDisk(instanceID)
+		if err != nil {
+			return InstanceFiles{}, err
+		}
+		all := InstanceFiles{Disk: raw}
+		return all, c.bootFiles(instanceID, &all)
+	}
 	f, err := c.root.Open(instancePath(instanceID, diskFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return InstanceFiles{}, fmt.Errorf("instance %s has no disk on this node: %w", instanceID, errdefs.ErrNotFound)
@@ -76,17 +84,5 @@ func (c *Cache) Files(ctx context.Context, instanceID string) (InstanceFiles, er
 			errdefs.ErrDataLoss)
 	}
 	all := InstanceFiles{Disk: c.disk(instanceID, base, format, overlay.VirtualBytes)}
-	entries, err := fs.ReadDir(c.root.FS(), path.Dir(base))
-	if err != nil {
-		return InstanceFiles{}, err
-	}
-	for _, e := range entries {
-		switch path.Ext(e.Name()) {
-		case "." + string(Kernel):
-			all.Kernel = c.abs(instancePath(instanceID, e.Name()))
-		case "." + string(Ramdisk):
-			all.Ramdisk = c.abs(instancePath(instanceID, e.Name()))
-		}
-	}
-	return all, nil
+	return all, c.bootFiles(instanceID, &all)
 }

@@ -61,7 +61,8 @@ var house = []line{
 	// Floor 2: the domains. Each knows those below it in this list; none knows a driver.
 	{path: "image/inspect"},
 	{path: "image/internal/qemuimg", ours: []string{"image/inspect"}, outside: map[string]string{"golang.org/x/sys": linux}},
-	{path: "image", ours: []string{"auth", "state", "state/operation", "queue", "image/inspect", "image/internal/qemuimg"},
+	{path: "image/internal/ext4"},
+	{path: "image", ours: []string{"auth", "state", "state/operation", "queue", "image/inspect", "image/internal/ext4", "image/internal/qemuimg"},
 		outside: map[string]string{"github.com/google/uuid": uuids, "golang.org/x/sys": linux}},
 	{path: "image/blobtest", ours: []string{"image"}},
 	// It asks auth whether its caller may see and disable hosts.
@@ -180,7 +181,7 @@ var standard = map[string]struct {
 	"expvar":    {"it registers itself in a global", nil},
 	"math/rand": {"its generator is global, and predictable where names must not be; math/rand/v2 or crypto/rand", nil},
 	"net/http":  {"faces live in api/, and the rest of the house speaks no HTTP", []string{"api", "examples"}},
-	"os/exec": {"what runs programs of the host stays countable", []string{"image/internal/qemuimg", "internal/libvirtd",
+	"os/exec": {"what runs programs of the host stays countable", []string{"image/internal/qemuimg", "image/internal/ext4", "internal/libvirtd",
 		"internal/testneed", "internal/netnstest", "internal/nodevm", "internal/rabbittest", "examples/minicloud"}},
 	"testing": {"only suites and test rigs are for tests", []string{"internal", "state/statetest", "state/operation/optest",
 		"queue/queuetest", "image/blobtest", "volume/volumetest", "network/networktest", "compute/computetest", "dewpointtest"}},
