@@ -38,6 +38,12 @@ var house = []line{
 	{path: "state/memstate", ours: []string{"state", "state/internal/feed"}},
 	{path: "state/bolt", ours: []string{"state", "state/internal/feed"}, outside: map[string]string{
 		"go.etcd.io/bbolt": "a file that survives any crash is not to be hand-written", "golang.org/x/sys": linux}},
+	{path: "state/etcd/internal/zaplog", outside: map[string]string{"go.uber.org/zap": "what etcd logs with"}},
+	{path: "state/etcd", ours: []string{"state", "state/etcd/internal/zaplog"}, outside: map[string]string{
+		"go.etcd.io/etcd/api/v3": "the names of its errors", "go.etcd.io/etcd/client/v3": "speaks to etcd, with its balancing and its watches",
+		"go.uber.org/zap": "what etcd logs with", "google.golang.org/grpc": "tells which requests never left, and why"}},
+	{path: "state/etcd/etcdserver", ours: []string{"state/etcd/internal/zaplog"}, outside: map[string]string{
+		"go.etcd.io/etcd": "a member of etcd in the host program"}},
 	{path: "state/statetest", ours: []string{"state"}, outside: map[string]string{
 		"pgregory.net/rapid": modelTests, "github.com/anishathalye/porcupine": modelTests}},
 	{path: "state/operation", ours: []string{"state"}, outside: map[string]string{"github.com/google/uuid": uuids}},
