@@ -1,6 +1,7 @@
 package nats
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"strconv"
@@ -34,11 +35,53 @@ const resends = 8
 
 // Call is as [queue.Bus] says.
 func (b *Bus) Call(ctx context.Context, m queue.Message) ([]byte, error) {
-	c, err := b.begin(ctx, m)
+	if err := b.accept(ctx, &m); err != nil {
+		return nil, err
+	}
+	return b.call(ctx, m)
+}
+
+// call makes a call that has been accepted.
+func (b *Bus) call(ctx context.Context, m queue.Message) ([]byte, error) {
+	l, err := b.connection(ctx, &m)
+	if err != nil {
+		return nil, err
+	}
+	c, err := b.begin(ctx, l, m)
 	if err != nil {
 		return nil, err
 	}
 	return b.await(ctx, c)
+}
+
+// connection returns the connection, and waits for it if there is none.
+func (b *Bus) connection(ctx context.Context, m *queue.Message) (*link, error) {
+	if l := b.link.Load(); l != nil {
+		return l, nil
+	}
+	wait := b.cfg.CallWait
+	if !m.Deadline.IsZero() {
+		wait = min(wait, time.Until(m.Deadline))
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for {
+		b.mu.Lock()
+		l, up := b.link.Load(), b.up
+		b.mu.Unlock()
+		if l != nil {
+			return l, nil
+		}
+		select {
+		case <-up:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-b.life.Done():
+			return nil, queue.ErrClosed
+		case <-timer.C:
+			return nil, b.sent(m.Topic, natsgo.ErrDisconnected)
+		}
+	}
 }
 
 // CallAsync is as [queue.Bus] says; done gets ErrNoListener.
@@ -59,16 +102,30 @@ func (b *Bus) CallAsync(ctx context.Context, m queue.Message, done func(answer [
 	b.async.Add(1)
 	b.mu.Unlock()
 
-	c, err := b.begin(ctx, m)
+	finish, err := b.start(ctx, m)
 	if err != nil {
 		b.finish()
 		return err
 	}
 	go func() {
 		defer b.finish()
-		done(b.await(ctx, c))
+		done(finish())
 	}()
 	return nil
+}
+
+// start does what can be done of a call without waiting, and returns the rest.
+func (b *Bus) start(ctx context.Context, m queue.Message) (finish func() ([]byte, error), err error) {
+	if err := b.accept(ctx, &m); err != nil {
+		return nil, err
+	}
+	l := b.link.Load()
+	if l == nil {
+		m.Body, m.Caller = bytes.Clone(m.Body), bytes.Clone(m.Caller)
+		return func() ([]byte, error) { return b.call(ctx, m) }, nil
+	}
+	c, err := b.begin(ctx, l, m)
+	return func() ([]byte, error) { return b.await(ctx, c) }, err
 }
 
 // finish takes an asynchronous call off the books.
@@ -80,11 +137,7 @@ func (b *Bus) finish() {
 }
 
 // begin sends a call on its way.
-func (b *Bus) begin(ctx context.Context, m queue.Message) (*call, error) {
-	l, err := b.accept(ctx, &m)
-	if err != nil {
-		return nil, err
-	}
+func (b *Bus) begin(ctx context.Context, l *link, m queue.Message) (*call, error) {
 	c := &call{link: l, topic: m.Topic, key: b.ids.Add(1)}
 	switch end, ok := ctx.Deadline(); {
 	case ok && (m.Deadline.IsZero() || !end.After(m.Deadline)):

@@ -49,6 +49,7 @@ type Config struct {
 	Async        int // CallAsync calls whose done function has not returned; 0: 4096
 
 	CallTimeout  time.Duration // how long a call may take whose ctx has no deadline; 0: 1 min
+	CallWait     time.Duration // how long a call waits for a connection, before it is sent; 0: 5 s; 1 ms is as good as not at all
 	DialTimeout  time.Duration // how long it may take to connect to one server; 0: 5 s
 	PingInterval time.Duration // how often a silent connection is tried; after three times without an answer it is lost; 0: 5 s
 	MaxWait      time.Duration // between attempts to connect: the wait begins at 100 ms, doubles up to this, and half of it is random; 0: 5 s
@@ -104,7 +105,7 @@ func (c *Config) complete() error {
 		name     string
 		value    *time.Duration
 		standard time.Duration
-	}{{"CallTimeout", &c.CallTimeout, time.Minute}, {"DialTimeout", &c.DialTimeout, 5 * time.Second},
+	}{{"CallTimeout", &c.CallTimeout, time.Minute}, {"CallWait", &c.CallWait, 5 * time.Second}, {"DialTimeout", &c.DialTimeout, 5 * time.Second},
 		{"PingInterval", &c.PingInterval, 5 * time.Second}, {"MaxWait", &c.MaxWait, 5 * time.Second}} {
 		if *f.value == 0 {
 			*f.value = f.standard

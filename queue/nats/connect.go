@@ -279,6 +279,8 @@ func (b *Bus) attach(l *link) error {
 		return refused(err)
 	}
 	b.link.Store(l)
+	close(b.up)
+	b.up = make(chan struct{})
 	return nil
 }
 

@@ -21,8 +21,11 @@ import (
 	"github.com/dewpoint-cloud/dewpoint/queue/nats/natsserver"
 )
 
-// again is how a bus is set that shall connect again soon.
+// again is how a bus is set that shall connect again soon, and whose calls don't wait for that.
 func again(cfg nats.Config) nats.Config {
+	if cfg.CallWait == 0 {
+		cfg.CallWait = time.Millisecond
+	}
 	cfg.MaxWait, cfg.PingInterval = 200*time.Millisecond, 200*time.Millisecond
 	return cfg
 }
@@ -147,7 +150,7 @@ func TestLostConnection(t *testing.T) {
 	t.Parallel()
 	s := start(t, natsserver.Config{Listen: "127.0.0.1:0"})
 	p := newProxy(t, strings.TrimPrefix(s.URL(), "nats://"))
-	near, far := open(t, again(nats.Config{URLs: []string{p.url()}})), open(t, nats.Config{URLs: []string{s.URL()}})
+	near, far := open(t, again(nats.Config{URLs: []string{p.url()}, CallWait: patience})), open(t, nats.Config{URLs: []string{s.URL()}})
 	running, gate := make(chan struct{}, 1), make(chan struct{})
 	_, err := far.Serve("hang", func(context.Context, queue.Message) ([]byte, error) {
 		running <- struct{}{}
@@ -173,13 +176,25 @@ func TestLostConnection(t *testing.T) {
 	}
 	close(gate)
 
-	// Nothing is kept for later.
-	m := queue.Message{Topic: "near", Body: []byte("lost")}
+	// What is cast is lost, and calls wait for the connection, but not longer than they may.
+	m := queue.Message{Topic: "near", Body: []byte("waits")}
 	require.ErrorIs(t, near.Cast(t.Context(), m), nats.ErrDisconnected)
 	require.ErrorIs(t, near.Fanout(t.Context(), m), nats.ErrDisconnected)
+	short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	_, err = near.Call(short, m)
+	require.Equal(t, context.DeadlineExceeded, err)
+	m.Deadline = time.Now().Add(20 * time.Millisecond)
 	_, err = near.Call(t.Context(), m)
 	require.ErrorIs(t, err, nats.ErrDisconnected)
-	require.ErrorIs(t, near.CallAsync(t.Context(), m, func([]byte, error) {}), nats.ErrDisconnected)
+	m.Deadline = time.Time{}
+	waited := make(chan string, 2)
+	require.NoError(t, near.CallAsync(t.Context(), m, func(answer []byte, err error) { waited <- fmt.Sprint(string(answer), err) }))
+	copy(m.Body, "XXXXX")
+	go func() {
+		answer, err := call(t, near, "near", "waits")
+		waited <- fmt.Sprint(answer, err)
+	}()
 
 	// A topic that is served meanwhile, and one from before, and one that is no more.
 	_, err = near.Serve("meanwhile", echo)
@@ -188,6 +203,9 @@ func TestLostConnection(t *testing.T) {
 	require.NoError(t, err)
 	stop()
 	p.pass()
+	for range 2 {
+		require.Equal(t, "waits<nil>", <-waited)
+	}
 	for _, topic := range []string{"near", "meanwhile"} {
 		until(t, topic+" is served again", answers(t, far, topic))
 	}
@@ -318,6 +336,37 @@ func TestStopHandsOver(t *testing.T) {
 	close(gate)
 	<-stopped
 	require.Empty(t, running)
+}
+
+// TestCloseCutOff closes a bus that the network has forsaken, with a call and a handler under way.
+func TestCloseCutOff(t *testing.T) {
+	t.Parallel()
+	s := start(t, natsserver.Config{Listen: "127.0.0.1:0"})
+	p := newProxy(t, strings.TrimPrefix(s.URL(), "nats://"))
+	bus := open(t, nats.Config{URLs: []string{p.url()}, PingInterval: time.Hour})
+	running := make(chan struct{})
+	_, err := bus.Serve("hang", func(ctx context.Context, _ queue.Message) ([]byte, error) {
+		close(running)
+		<-ctx.Done()
+		return nil, nil
+	})
+	require.NoError(t, err)
+	result := make(chan error, 1)
+	go func() {
+		_, err := call(t, bus, "hang", "")
+		result <- err
+	}()
+	<-running
+	p.hold()
+	closed := make(chan error, 1)
+	go func() { closed <- bus.Close() }()
+	require.ErrorIs(t, <-result, queue.ErrClosed)
+	select {
+	case err := <-closed:
+		require.NoError(t, err)
+	case <-time.After(patience):
+		require.Fail(t, "Close hangs")
+	}
 }
 
 // TestCloseWhileConnecting does not wait for a server that accepts and says nothing.

@@ -30,10 +30,13 @@
 // # Lost connections
 //
 // A bus connects again for ever, with back-off and jitter, logs each failure, and serves its topics again when it is
-// connected. Until then nothing is kept for later: Cast, Call, CallAsync and Fanout fail at once with [ErrDisconnected],
-// and so do the calls that wait when the connection is lost, whose handlers may have run or may still run. Serve and stop
-// work all the same. A connection that is silent is lost after three ping intervals, 15 s by default. When it is the
-// server's side that loses its connection or dies, the caller is not told: its call ends with its ctx.
+// connected. Until then Cast and Fanout fail at once with [ErrDisconnected]; Call and CallAsync wait for the connection,
+// up to [Config].CallWait, and fail with it then. Calls that were sent when the connection is lost fail with it at
+// once: their handlers may have run or may still run. Serve and stop work all the same. A connection that is silent is
+// lost after three ping intervals, 15 s by default. When it is the server's side that loses its connection or dies, the
+// caller is not told: its call ends with its ctx.
+//
+// A network that takes nothing more is given up after 2 s. For so long a method may take, whatever its ctx says.
 package nats
 
 import (
@@ -78,6 +81,7 @@ type Bus struct {
 
 	mu      sync.Mutex
 	closed  bool
+	up      chan struct{} // closed, and another one made, when there is a connection
 	servers map[*server]struct{}
 	waiting int            // async calls
 	async   sync.WaitGroup // the same; Add only under mu while not closed
@@ -94,7 +98,7 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 		return nil, err
 	}
 	b := &Bus{cfg: cfg, log: cfg.Logger, name: rand.Text(),
-		ended: make(chan struct{}), done: make(chan struct{}), servers: map[*server]struct{}{}}
+		ended: make(chan struct{}), done: make(chan struct{}), up: make(chan struct{}), servers: map[*server]struct{}{}}
 	b.inbox = cfg.Prefix + ".re." + b.name + "."
 	b.life, b.end = context.WithCancel(context.Background())
 	b.connecting, b.disconnect = context.WithCancel(context.Background())
@@ -175,29 +179,31 @@ func (b *Bus) one(topic string) string { return b.cfg.Prefix + ".one." + topic }
 func (b *Bus) all(topic string) string { return b.cfg.Prefix + ".all." + topic }
 
 func (b *Bus) send(ctx context.Context, subject string, m queue.Message) error {
-	l, err := b.accept(ctx, &m)
-	if err != nil {
+	if err := b.accept(ctx, &m); err != nil {
 		return err
+	}
+	l := b.link.Load()
+	if l == nil {
+		return b.sent(m.Topic, natsgo.ErrDisconnected)
 	}
 	return b.sent(m.Topic, l.nc.Publish(subject, encode(&m)))
 }
 
-// accept checks a message, fills in what the bus fills in, and returns the connection to send it on.
-func (b *Bus) accept(ctx context.Context, m *queue.Message) (*link, error) {
+// accept checks a message and fills in what the bus fills in.
+func (b *Bus) accept(ctx context.Context, m *queue.Message) error {
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return err
 	}
 	if err := m.Check(); err != nil {
-		return nil, err
+		return err
+	}
+	if b.life.Err() != nil {
+		return queue.ErrClosed
 	}
 	if m.ReplyTo = ""; m.ID == "" {
 		m.ID = b.id()
 	}
-	l := b.link.Load()
-	if l == nil || b.life.Err() != nil {
-		return nil, b.sent(m.Topic, natsgo.ErrDisconnected)
-	}
-	return l, nil
+	return nil
 }
 
 func (b *Bus) id() string {

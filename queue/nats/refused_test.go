@@ -113,7 +113,7 @@ func TestRefused(t *testing.T) {
 			require.ErrorContains(t, err, r.text)
 			require.NotContains(t, err.Error(), secret)
 
-			r.bus.Background, r.bus.MaxWait = true, 400*time.Millisecond
+			r.bus.Background, r.bus.MaxWait, r.bus.CallWait = true, 400*time.Millisecond, time.Millisecond
 			before, begin := log.count("trying again"), time.Now()
 			bus := open(t, r.bus)
 			_, err = bus.Serve("a", echo)
@@ -237,6 +237,7 @@ func TestConfigIsChecked(t *testing.T) {
 		"BacklogBytes":                        {URLs: []string{"nats://127.0.0.1"}, BacklogBytes: 1000},
 		"Async":                               {URLs: []string{"nats://127.0.0.1"}, Async: -1},
 		"CallTimeout":                         {URLs: []string{"nats://127.0.0.1"}, CallTimeout: -1},
+		"CallWait":                            {URLs: []string{"nats://127.0.0.1"}, CallWait: -1},
 		"DialTimeout":                         {URLs: []string{"nats://127.0.0.1"}, DialTimeout: 1},
 		"PingInterval":                        {URLs: []string{"nats://127.0.0.1"}, PingInterval: -time.Hour},
 		"MaxWait":                             {URLs: []string{"nats://127.0.0.1"}, MaxWait: -1},
