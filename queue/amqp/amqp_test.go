@@ -2,7 +2,6 @@ package amqp_test
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"os"
@@ -24,6 +23,7 @@ var common struct {
 	once   sync.Once
 	dir    string
 	broker *rabbittest.Broker
+	certs  certificates
 	err    error
 }
 
@@ -49,9 +49,9 @@ func shared(t testing.TB) *rabbittest.Broker {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
-		certs := authority(t, common.dir)
+		common.certs = authority(t, common.dir)
 		common.broker, common.err = rabbittest.Start(ctx, rabbittest.Config{Dir: common.dir,
-			CAFile: certs.ca, CertFile: certs.cert, KeyFile: certs.key})
+			CAFile: common.certs.ca, CertFile: common.certs.cert, KeyFile: common.certs.key})
 	})
 	require.NoError(t, common.err)
 	return common.broker
@@ -74,12 +74,11 @@ func connect(t testing.TB, cfg amqp.Config) *amqp.Bus {
 	return bus
 }
 
-func contract(t *testing.T, url string, secure *tls.Config) {
-	n := 0
+func TestContract(t *testing.T) {
+	url, n := shared(t).URL(), 0
 	queuetest.TestBus(t, func(t *testing.T) queuetest.Env {
 		n++
 		cfg := small(url, fmt.Sprintf("suite%d", n))
-		cfg.TLS = secure
 		return queuetest.Env{
 			Buses:   []queue.Bus{connect(t, cfg), connect(t, cfg)},
 			Workers: cfg.Workers, Backlog: cfg.Backlog, Async: cfg.Async, CallTimeout: cfg.CallTimeout,
@@ -87,8 +86,4 @@ func contract(t *testing.T, url string, secure *tls.Config) {
 			Knows: queuetest.Knows{Lost: true, CastBacklog: true, CallBacklog: true, FanoutBacklog: true},
 		}
 	})
-}
-
-func TestContract(t *testing.T) {
-	contract(t, shared(t).URL(), nil)
 }
