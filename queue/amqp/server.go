@@ -260,11 +260,7 @@ func (p *post) take(d *amqp091.Delivery, fan bool) {
 			return
 		}
 	}
-	ctx, cancel := context.WithCancel(s.bus.life)
-	if !m.Deadline.IsZero() {
-		cancel()
-		ctx, cancel = context.WithDeadline(s.bus.life, m.Deadline)
-	}
+	ctx, cancel := s.context(&m)
 	defer cancel()
 	if ctx.Err() != nil {
 		<-s.slots
@@ -285,6 +281,14 @@ func (p *post) take(d *amqp091.Delivery, fan bool) {
 		kind, body := encode(answer, f)
 		p.settle(d, kind, body)
 	})
+}
+
+// context is what a handler of m gets.
+func (s *server) context(m *queue.Message) (context.Context, context.CancelFunc) {
+	if m.Deadline.IsZero() {
+		return context.WithCancel(s.bus.life)
+	}
+	return context.WithDeadline(s.bus.life, m.Deadline)
 }
 
 // settle answers a delivery and acknowledges it.

@@ -28,7 +28,7 @@ type session struct {
 	sends     chan *sending // to be published
 	room      chan struct{} // holds one for each message that is not confirmed
 	incoming  <-chan amqp091.Delivery
-	returned  chan amqp091.Return // these two without buffer: a return is seen before the confirmation that follows it
+	returned  chan amqp091.Return // without buffer: it is taken before the confirmation of the same message is read
 	confirmed chan amqp091.Confirmation
 
 	dead  chan struct{} // closed when it has ended
@@ -121,7 +121,7 @@ func (s *session) open() error {
 		return translate("asking for confirmations", err)
 	}
 	s.returned = s.publish.NotifyReturn(make(chan amqp091.Return))
-	s.confirmed = s.publish.NotifyPublish(make(chan amqp091.Confirmation))
+	s.confirmed = s.publish.NotifyPublish(make(chan amqp091.Confirmation, 256))
 	blocked := s.conn.NotifyBlocked(make(chan amqp091.Blocking, 8))
 	var ends []<-chan *amqp091.Error
 	ends = append(ends, s.conn.NotifyClose(make(chan *amqp091.Error, 1)))
