@@ -18,22 +18,26 @@ import (
 	"github.com/dewpoint-cloud/dewpoint/queue/queuetest"
 )
 
-// common is the broker that the tests of this package share. Those that kill theirs have their own.
-var common struct {
+// common is the broker that the tests of this package share, and second the one that they kill.
+var common, second struct {
 	once   sync.Once
 	dir    string
 	broker *rabbittest.Broker
-	certs  certificates
 	err    error
+	certs  certificates
 }
 
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		if common.broker != nil {
-			common.broker.Stop()
+		for _, b := range []*rabbittest.Broker{common.broker, second.broker} {
+			if b != nil {
+				b.Stop()
+			}
 		}
-		if common.dir != "" {
-			_ = os.RemoveAll(common.dir)
+		for _, dir := range []string{common.dir, second.dir} {
+			if dir != "" {
+				_ = os.RemoveAll(dir)
+			}
 		}
 		os.Exit(code)
 	}), goleak.IgnoreTopFunction("os/exec.(*Cmd).Wait"), goleak.IgnoreAnyFunction("os/exec.(*Cmd).Wait"))

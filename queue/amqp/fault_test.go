@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -84,22 +86,32 @@ func clearError(err error) bool {
 	return errdefs.IsUnavailable(err) || errors.Is(err, queue.ErrBacklog) || err == context.DeadlineExceeded
 }
 
-// own starts a broker for one test alone.
-func own(t *testing.T, lines ...string) *rabbittest.Broker {
+// victim returns the broker that tests kill and starve. It runs when a test begins.
+func victim(t *testing.T) *rabbittest.Broker {
 	t.Helper()
 	rabbittest.Need(t)
-	b, err := rabbittest.Start(within(t, 2*time.Minute), rabbittest.Config{Dir: t.TempDir(), Lines: lines})
-	require.NoError(t, err)
-	t.Cleanup(b.Stop)
-	return b
+	v := &second
+	if v.broker == nil {
+		v.dir, v.err = os.MkdirTemp("", "rabbit")
+		require.NoError(t, v.err)
+		v.broker, v.err = rabbittest.Start(within(t, 2*time.Minute), rabbittest.Config{Dir: v.dir})
+		require.NoError(t, v.err)
+	}
+	t.Cleanup(func() {
+		v.broker.Kill()
+		require.NoError(t, v.broker.Restart(within(t, 2*time.Minute)))
+	})
+	return v.broker
 }
 
 // TestBrokerKilled kills the broker again and again while calls are under way.
 func TestBrokerKilled(t *testing.T) {
 	testneed.Slow(t)
 	const restarts, callers = 20, 8
-	broker := own(t)
-	near, far := connect(t, small(broker.URL(), "kill")), connect(t, small(broker.URL(), "kill"))
+	broker := victim(t)
+	cfg := small(broker.URL(), "kill")
+	cfg.SendWait, cfg.MaxBackoff = 500*time.Millisecond, 200*time.Millisecond
+	near, far := connect(t, cfg), connect(t, cfg)
 	j := &journal{}
 	_, err := far.Serve("work", func(ctx context.Context, m queue.Message) ([]byte, error) {
 		if len(m.Body) > 5 && m.Body[0] == 's' { // slow: there are always some in a handler
@@ -125,7 +137,7 @@ func TestBrokerKilled(t *testing.T) {
 			wg.Go(func() {
 				for n := 0; ctx.Err() == nil; n++ {
 					body := fmt.Sprintf("slow/%d/%d/%d", round, c, n)
-					one, stop := context.WithTimeout(context.Background(), 5*time.Second)
+					one, stop := context.WithTimeout(context.Background(), 2*time.Second)
 					answer, err := near.Call(one, queue.Message{Topic: "work", Body: []byte(body)})
 					stop()
 					switch {
@@ -187,7 +199,7 @@ func TestConnectionsClosed(t *testing.T) {
 
 // TestAlarm sets off the broker's memory alarm: senders wait, within their bounds, and go on after it.
 func TestAlarm(t *testing.T) {
-	broker := own(t)
+	broker := victim(t)
 	var logged logBuffer
 	cfg := small(broker.URL(), "alarm")
 	cfg.Logger = slog.New(slog.NewTextHandler(&logged, nil))
@@ -227,7 +239,6 @@ func TestAlarm(t *testing.T) {
 	start := time.Now()
 	require.NoError(t, bus.Close())
 	require.Less(t, time.Since(start), patience)
-	broker.Kill()
 }
 
 // TestTheOnlyServerDies: callers know at once.
@@ -373,7 +384,7 @@ func TestForeignMessages(t *testing.T) {
 	ch := bare(t, broker)
 	bad := []amqp091.Publishing{
 		{}, {Type: "other"}, {Type: "call"}, {Type: "cast", Headers: amqp091.Table{"caller": "text"}},
-		{Type: "cast", Headers: amqp091.Table{"trace": int64(1)}}, {Type: "cast", Headers: amqp091.Table{"deadline": "soon"}},
+		{Type: "cast", Headers: amqp091.Table{"trace": int64(1)}}, {Type: "cast", AppId: "until=soon"},
 		{Type: "cast", Body: make([]byte, queue.MaxBody+1)}, {Type: "call", ReplyTo: "x", Headers: amqp091.Table{"caller": make([]byte, 9<<10)}},
 	}
 	for _, p := range bad {
@@ -414,7 +425,7 @@ func TestClocksDiffer(t *testing.T) {
 	in, err := ch.Consume(q.Name, "", true, true, false, false, nil)
 	require.NoError(t, err)
 	require.NoError(t, ch.PublishWithContext(context.Background(), "clock.work", "work", true, false, amqp091.Publishing{
-		Type: "call", ReplyTo: q.Name, CorrelationId: "mine", Headers: amqp091.Table{"deadline": time.Now().Add(-time.Hour).UnixMicro()}}))
+		Type: "call", ReplyTo: q.Name, CorrelationId: "mine", AppId: "until=" + strconv.FormatInt(time.Now().Add(-time.Hour).UnixMicro(), 10)}))
 	d := <-in
 	require.Equal(t, "late", d.Type)
 	require.Equal(t, "mine", d.CorrelationId)

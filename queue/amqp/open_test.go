@@ -83,7 +83,7 @@ func TestOpenFails(t *testing.T) {
 
 // TestOpenWaits for a broker that is not there yet, with longer and longer pauses in its log.
 func TestOpenWaits(t *testing.T) {
-	broker := own(t)
+	broker := victim(t)
 	broker.Kill()
 	var logged logBuffer
 	cfg := small(broker.URL(), "late")

@@ -20,7 +20,7 @@ import (
 // delivered is a publishing as it comes out of the broker.
 func delivered(p amqp091.Publishing) *amqp091.Delivery {
 	return &amqp091.Delivery{Type: p.Type, MessageId: p.MessageId, Headers: p.Headers, Body: p.Body, ReplyTo: p.ReplyTo,
-		CorrelationId: p.CorrelationId}
+		CorrelationId: p.CorrelationId, AppId: p.AppId}
 }
 
 // TestEnvelope sends any message through its envelope.
@@ -64,14 +64,15 @@ func TestForeignEnvelopes(t *testing.T) {
 		"caller":            {Type: isCast, Headers: amqp091.Table{headCaller: "text"}},
 		"no caller":         {Type: isCast, Headers: amqp091.Table{headCaller: nil}},
 		"trace":             {Type: isCast, Headers: amqp091.Table{headTrace: []byte("x")}},
-		"deadline":          {Type: isCast, Headers: amqp091.Table{headDeadline: int32(1)}},
+		"deadline":          {Type: isCast, AppId: until + "tomorrow"},
+		"no deadline":       {Type: isCast, AppId: until},
 		"a long trace":      {Type: isCast, Headers: amqp091.Table{headTrace: string(make([]byte, 201))}},
 		"a long body":       {Type: isCast, Body: make([]byte, queue.MaxBody+1)},
 	} {
 		_, err := open("a", &d)
 		require.True(t, errdefs.IsInvalidArgument(err), "%s: %v", name, err)
 	}
-	_, err := open("a", &amqp091.Delivery{Type: isCast, Headers: amqp091.Table{"x-other": int64(1), "x-death": []any{}}})
+	_, err := open("a", &amqp091.Delivery{Type: isCast, AppId: "another", Headers: amqp091.Table{"x-other": int64(1), "x-death": []any{}}})
 	require.NoError(t, err, "headers of brokers are none of ours")
 }
 
