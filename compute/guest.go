@@ -33,6 +33,11 @@ func GuestData(r state.Reader, instanceID string) (guestdata.Guest, error) {
 				g.SecurityGroups = append(g.SecurityGroups, group.Name)
 			}
 		}
+		for f := range network.FloatingIPs.By(r, "port", p.ID) {
+			if f.Addr.Is4() && (!g.PublicIPv4.IsValid() || f.Addr.Less(g.PublicIPv4)) {
+				g.PublicIPv4 = f.Addr
+			}
+		}
 		if g.Domain == "" {
 			g.Domain = n.Domain
 		}
