@@ -38,6 +38,7 @@ type Agent struct {
 	groups   map[string]Group
 	local    map[string]bool
 	floating []Floating
+	taps     map[string][]string // the groups that each port's tap is in
 }
 
 // NewAgent checks the configuration. It starts nothing.
@@ -58,7 +59,7 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	a := &Agent{cfg: cfg, turn: make(chan struct{}, 1), groups: map[string]Group{}, local: map[string]bool{}}
+	a := &Agent{cfg: cfg, turn: make(chan struct{}, 1), groups: map[string]Group{}, local: map[string]bool{}, taps: map[string][]string{}}
 	if cfg.DHCP != nil {
 		a.servers = append(a.servers, cfg.DHCP)
 	}
@@ -135,7 +136,10 @@ func (a *Agent) sync(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	report, err := a.cfg.Manager.Apply(ctx, d)
-	a.local, a.groups, a.floating = groupsOf(d.Taps), map[string]Group{}, nil
+	a.local, a.groups, a.floating, a.taps = groupsOf(d.Taps), map[string]Group{}, nil, map[string][]string{}
+	for _, t := range d.Taps {
+		a.taps[t.Port] = t.Groups
+	}
 	if err == nil {
 		a.floating = d.Floating
 		for _, g := range d.Groups {
@@ -173,6 +177,7 @@ func (a *Agent) Plug(ctx context.Context, portID string) (tap string, err error)
 	if err != nil {
 		return "", err
 	}
+	a.taps[portID] = t.Groups
 	if err := a.tellGroups(ctx, t); err != nil {
 		return "", fmt.Errorf("port %s: %w", portID, err)
 	}
@@ -221,6 +226,7 @@ func (a *Agent) Unplug(ctx context.Context, portID string) error {
 	if err := a.servers.each(func(s Server) error { return s.Unplug(ctx, tap) }); err != nil {
 		return fmt.Errorf("port %s: %w", portID, err)
 	}
+	delete(a.taps, portID)
 	if err := a.cfg.Manager.Unplug(ctx, tap); err != nil {
 		return fmt.Errorf("port %s: %w", portID, err)
 	}

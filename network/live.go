@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/dewpoint-cloud/dewpoint/state"
@@ -30,10 +29,16 @@ func (a *Agent) tellGroups(ctx context.Context, t Tap) error {
 
 // refreshGroups tells the node what has changed of the groups that concern it. The caller has the turn.
 func (a *Agent) refreshGroups(ctx context.Context) error {
-	var all, changed []Group
+	var all []Group
 	if err := a.cfg.Store.View(func(v *state.View) error { all = groups(v, a.local); return nil }); err != nil {
 		return err
 	}
+	return a.setGroups(ctx, all)
+}
+
+// setGroups tells the node those of the groups that differ from what it was told. The caller has the turn.
+func (a *Agent) setGroups(ctx context.Context, all []Group) error {
+	var changed []Group
 	for _, g := range all {
 		had, told := a.groups[g.ID]
 		if !told || !slices.Equal(had.Rules, g.Rules) || !slices.Equal(had.Members, g.Members) {
@@ -52,12 +57,8 @@ func (a *Agent) refreshGroups(ctx context.Context) error {
 	return nil
 }
 
-// refreshFloating tells the node what floating IPs it answers for, if that has changed. The caller has the turn.
-func (a *Agent) refreshFloating(ctx context.Context) error {
-	var want []Floating
-	if err := a.cfg.Store.View(func(v *state.View) error { want = floatingOn(v, a.cfg.HostID); return nil }); err != nil {
-		return err
-	}
+// setFloating tells the node what floating IPs it answers for, if that has changed. The caller has the turn.
+func (a *Agent) setFloating(ctx context.Context, want []Floating) error {
 	if slices.Equal(want, a.floating) {
 		return nil
 	}
@@ -68,55 +69,16 @@ func (a *Agent) refreshFloating(ctx context.Context) error {
 	return nil
 }
 
-// groupChanges is what has changed of groups since somebody looked.
-type groupChanges struct {
-	mu    sync.Mutex
-	ports map[string]bool // of this node, that are in other groups now
-	ring  chan struct{}
-}
-
-func (c *groupChanges) note(port string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if port != "" {
-		c.ports[port] = true
-	}
-	select {
-	case c.ring <- struct{}{}:
-	default:
-	}
-}
-
-func (c *groupChanges) take() (ports map[string]bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	ports, c.ports = c.ports, map[string]bool{}
-	return ports
-}
-
-// followGroups has what changes of security groups, and of who is in them, in force soon, until ctx ends. What goes wrong is logged, and
-// repaired by the next Sync.
+// followGroups has what changes of security groups, of who is in them, and of floating IPs in force soon, until ctx ends. What goes
+// wrong is logged, and repaired by the next Sync.
 func (a *Agent) followGroups(ctx context.Context) {
-	c := &groupChanges{ports: map[string]bool{}, ring: make(chan struct{}, 1)}
-	var watch sync.WaitGroup
-	defer watch.Wait()
-	watch.Go(func() {
-		for ch, err := range a.cfg.Store.ViewAndWatch(ctx, func(*state.View) error { c.note(""); return nil }) {
-			if err != nil {
-				a.cfg.Logger.Error("network: changes of security groups are found by repair alone", "error", err)
-				return
-			}
-			a.noteGroups(c, ch)
-		}
-	})
 	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-c.ring:
+		signals := &state.Signals{}
+		if err := a.live(ctx, signals); err != nil && ctx.Err() == nil {
+			a.cfg.Logger.Warn("network: security groups and floating IPs are not in force yet", "error", err)
 		}
-		if err := a.liveGroups(ctx, c.take()); err != nil && ctx.Err() == nil {
-			a.cfg.Logger.Warn("network: security groups are not in force yet", "error", err)
+		if signals.Wait(ctx) != nil {
+			return
 		}
 		select {
 		case <-ctx.Done():
@@ -126,44 +88,43 @@ func (a *Agent) followGroups(ctx context.Context) {
 	}
 }
 
-// noteGroups notes what a change of records means for groups.
-func (a *Agent) noteGroups(c *groupChanges, ch state.Changes) {
-	for range SecurityGroups.Changes(ch) {
-		c.note("")
-	}
-	for range FloatingIPs.Changes(ch) {
-		c.note("")
-	}
-	for p := range Ports.Changes(ch) {
-		switch {
-		case p.Old == nil || p.New == nil:
-			c.note("") // a member that came or went
-		case !slices.Equal(p.Old.SecurityGroups, p.New.SecurityGroups):
-			id := ""
-			if p.New.HostID == a.cfg.HostID && p.New.Plugged && p.Old.Plugged {
-				id = p.New.ID
-			}
-			c.note(id)
-		case !slices.Equal(p.Old.Addrs, p.New.Addrs), p.Old.Plugged != p.New.Plugged, p.Old.HostID != p.New.HostID:
-			c.note("")
-		}
-	}
-}
-
-func (a *Agent) liveGroups(ctx context.Context, ports map[string]bool) error {
+// live has in force what the records say, and adds to signals all that it depends on.
+func (a *Agent) live(ctx context.Context, signals *state.Signals) error {
 	end, err := a.begin(ctx)
 	if err != nil {
 		return err
 	}
-	err = errors.Join(a.refreshGroups(ctx), a.refreshFloating(ctx))
-	end()
-	if err != nil {
-		return err
+	var all []Group
+	var floating []Floating
+	var moved []string // ports that are in other groups than their taps
+	err = a.cfg.Store.View(func(v *state.View) error {
+		SecurityGroups.Signal(v, signals, "", "")
+		FloatingIPs.Signal(v, signals, "", "")
+		Ports.Signal(v, signals, "host", a.cfg.HostID)
+		all, floating = groups(v, a.local), floatingOn(v, a.cfg.HostID)
+		for _, g := range all {
+			for _, r := range g.Rules {
+				if r.RemoteGroup != "" {
+					Ports.Signal(v, signals, "security-group", r.RemoteGroup)
+				}
+			}
+		}
+		for p := range Ports.By(v, "host", a.cfg.HostID) {
+			if had, there := a.taps[p.ID]; there && p.Plugged && !slices.Equal(had, p.SecurityGroups) {
+				moved = append(moved, p.ID)
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		err = errors.Join(a.setGroups(ctx, all), a.setFloating(ctx, floating))
 	}
-	for id := range ports {
-		if _, err := a.Plug(ctx, id); err != nil {
+	end()
+	for _, id := range moved {
+		if err != nil {
 			return err
 		}
+		_, err = a.Plug(ctx, id)
 	}
-	return nil
+	return err
 }
