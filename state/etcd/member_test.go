@@ -2,7 +2,6 @@ package etcd
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -297,9 +296,4 @@ func (r *relay) cut() {
 		_ = c.Close()
 	}
 	clear(r.conns)
-}
-
-// isContext tells the errors of a context.
-func isContext(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
