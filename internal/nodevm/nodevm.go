@@ -34,8 +34,9 @@ const inside = "DEWPOINT_NODEVM"
 // Inside tells whether the process runs in the machine.
 func Inside() bool { return os.Getenv(inside) != "" }
 
-// networks are the modules that are always loaded.
-var networks = []string{"af_packet", "8021q", "bridge", "veth", "tun", "nf_tables", "nft_meta_bridge", "nft_ct"}
+// networks are the modules that are always loaded: nothing in the machine loads one when it is asked for.
+var networks = []string{"af_packet", "8021q", "bridge", "veth", "tun", "nf_tables", "nft_meta_bridge", "nft_ct", "nft_limit", "nft_log",
+	"nft_chain_nat", "nft_nat", "nft_masq", "nft_redir", "nft_reject_bridge", "nft_reject_inet"}
 
 // Run runs tests of the calling package in a machine of their own, and fails or passes as they do. A machine without QEMU, a kernel or
 // a static busybox is [testneed.Missing] that. Two may run at once.
