@@ -29,7 +29,7 @@ func (c *check) report(format string, args ...any) {
 
 func (s *Sim) check(parts ...func(*check)) []string {
 	c := &check{sim: s, instances: map[string]compute.Instance{}}
-	_ = s.store.View(func(v *state.View) error {
+	_ = s.View(func(v *state.View) error {
 		c.v = v
 		for i := range compute.Instances.All(v) {
 			c.instances[i.ID] = i
@@ -67,6 +67,7 @@ func (c *check) addresses() {
 	own := func(where place, who string) {
 		if other, taken := owner[where]; taken && other != who {
 			c.report("address %v has two owners: %s and %s", where.addr, other, who)
+			return
 		}
 		owner[where] = who
 	}

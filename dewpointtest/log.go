@@ -4,10 +4,27 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"sync/atomic"
 	"time"
 
 	"github.com/dewpoint-cloud/dewpoint/state"
+	"github.com/dewpoint-cloud/dewpoint/state/memstate"
 )
+
+// sharedLog is the log that all processes have.
+type sharedLog struct {
+	*memstate.Log
+	last atomic.Uint64 // the last revision that was committed
+}
+
+// Commit implements [state.Log].
+func (l *sharedLog) Commit(ctx context.Context, b state.Batch) (state.Revision, error) {
+	rev, err := l.Log.Commit(ctx, b)
+	for last := l.last.Load(); err == nil && uint64(rev) > last && !l.last.CompareAndSwap(last, uint64(rev)); {
+		last = l.last.Load()
+	}
+	return rev, err
+}
 
 // records is the shared log as one process sees it, over a network that may be slow, lose an answer or be cut.
 type records struct {

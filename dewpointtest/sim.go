@@ -34,8 +34,9 @@ type Sim struct {
 	cfg     Config
 	ctx     context.Context // the simulation's: everything in it ends with it
 	bus     *memqueue.Bus
-	log     *memstate.Log
+	log     *sharedLog
 	store   *state.Store // the records as they are, which no fault touches
+	own     *state.Store // the same, if the simulation opened it
 	procs   map[Process]*process
 	order   []*process
 	stormy  atomic.Bool
@@ -51,7 +52,7 @@ type Sim struct {
 // simulate runs one history, of a complete configuration, and returns what it violated.
 func simulate(cfg Config) []string {
 	ctx, end := context.WithCancel(auth.NewContext(context.Background(), auth.Admin(Project)))
-	s := &Sim{cfg: cfg, ctx: ctx, Blobs: NewBlobs(), bus: memqueue.New(memqueue.Config{}), log: memstate.New(memstate.Config{}),
+	s := &Sim{cfg: cfg, ctx: ctx, Blobs: NewBlobs(), bus: memqueue.New(memqueue.Config{}), log: &sharedLog{Log: memstate.New(memstate.Config{})},
 		Dice: rand.New(rand.NewPCG(cfg.Seed, 1)), procs: map[Process]*process{}, accepted: map[string]bool{}, calm: func() {}}
 	for n := range cfg.Controllers {
 		s.add(newProcess(s, Controller(n), nil))
@@ -65,8 +66,8 @@ func simulate(cfg Config) []string {
 	end()
 	s.all.Wait()
 	err = errors.Join(err, s.bus.Close())
-	if s.store != nil {
-		err = errors.Join(err, s.store.Close())
+	if s.own != nil {
+		err = errors.Join(err, s.own.Close())
 	}
 	if err = errors.Join(err, s.log.Close()); err != nil {
 		s.violated("the simulation itself failed: %v", err)
@@ -80,17 +81,24 @@ func (s *Sim) add(p *process) {
 }
 
 func (s *Sim) live(ctx context.Context) (err error) {
-	if s.store, err = state.Open(ctx, state.Config{Log: s.log, Schema: dewpoint.Schema()}); err != nil {
-		return err
-	}
 	for _, p := range s.order {
 		s.all.Go(func() { p.supervise(ctx) })
+	}
+	if s.cfg.Shared { // a second copy of very much would take as long as all the rest
+		s.store = s.Services(0).Store
+	} else if s.own, err = state.Open(ctx, state.Config{Log: s.log, Schema: dewpoint.Schema()}); err != nil {
+		return err
+	} else {
+		s.store = s.own
 	}
 	if err := s.furnish(ctx); err != nil {
 		return err
 	}
 	if !s.await(ctx, s.complete) {
 		return fmt.Errorf("the processes did not come up within %v", s.cfg.Patience)
+	}
+	for n := range s.cfg.Controllers {
+		s.catchUp(s.Services(n).Store)
 	}
 	s.stormy.Store(true)
 	stormy, calm := context.WithCancel(ctx)
@@ -144,7 +152,17 @@ func (s *Sim) Services(controller int) *dewpoint.Services {
 }
 
 // View shows the records as they are, whatever a controller has seen of them.
-func (s *Sim) View(fn func(v *state.View) error) error { return s.store.View(fn) }
+func (s *Sim) View(fn func(v *state.View) error) error {
+	s.catchUp(s.store)
+	return s.store.View(fn)
+}
+
+// catchUp waits until a store shows all that was committed before.
+func (s *Sim) catchUp(store *state.Store) {
+	for last := state.Revision(s.log.last.Load()); store.Revision() < last && s.ctx.Err() == nil; {
+		time.Sleep(time.Millisecond)
+	}
+}
 
 // Cloud returns what runs as a process, nil if nothing does, and for a node where [Config.Shared] is set.
 func (s *Sim) Cloud(name Process) *dewpoint.Cloud {
@@ -247,7 +265,7 @@ func (s *Sim) complete() bool {
 // idle tells whether no operation is open that anybody could do.
 func (s *Sim) idle() (idle bool) {
 	idle = true
-	_ = s.store.View(func(v *state.View) error {
+	_ = s.View(func(v *state.View) error {
 		for op := range operation.Table.All(v) {
 			if !s.lost(strings.TrimPrefix(op.Owner, "host/")) {
 				idle = false

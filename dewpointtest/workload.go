@@ -118,7 +118,7 @@ func (s *Sim) clean(ctx context.Context) {
 	defer end()
 	gone := s.await(ctx, func() bool {
 		left := 0
-		_ = s.store.View(func(v *state.View) error {
+		_ = s.View(func(v *state.View) error {
 			for i := range compute.Instances.All(v) {
 				if s.lost(i.HostID) {
 					continue
