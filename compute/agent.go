@@ -74,7 +74,8 @@ func Topic(hostID string) string { return "compute." + hostID }
 func ownerOf(hostID string) string { return "host/" + hostID }
 
 type (
-	doorbell       struct{}
+	// doorbell says that there is work on record, as of a revision that the agent may not have seen yet.
+	doorbell       struct{ Revision state.Revision }
 	consoleRequest struct {
 		InstanceID string
 		Max        int
@@ -208,6 +209,9 @@ func (a *Agent) every(ctx context.Context, tick time.Duration, what string, do f
 	}
 }
 
+// bellPatience is how long the record may take that a doorbell tells of; whatever takes longer is found by the next tick.
+const bellPatience = 5 * time.Second
+
 // serve answers the doorbell and console requests until stop is called. The answers end with ctx.
 func (a *Agent) serve(ctx context.Context, run string) (stop func(), err error) {
 	topic := Topic(a.cfg.Host.ID)
@@ -217,7 +221,10 @@ func (a *Agent) serve(ctx context.Context, run string) (stop func(), err error) 
 	if err != nil {
 		return nil, fmt.Errorf("compute: host %s: %w", a.cfg.Host.Name, err)
 	}
-	bell, err := a.cfg.Bus.Serve(topic, queue.Handle(func(context.Context, doorbell) (struct{}, error) {
+	bell, err := a.cfg.Bus.Serve(topic, queue.Handle(func(_ context.Context, bell doorbell) (struct{}, error) {
+		soon, cancel := context.WithTimeout(ctx, bellPatience)
+		defer cancel()
+		_ = a.cfg.Store.Reached(soon, bell.Revision) // the message may have been faster than the record
 		a.runner.Ring()
 		return struct{}{}, nil
 	}))

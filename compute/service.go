@@ -281,13 +281,14 @@ func (s *Service) Console(ctx context.Context, id string, max int) ([]byte, erro
 // ring tells the hosts of instances that there is work for them. A ring that gets lost costs time, never work: agents
 // look at the store by themselves too.
 func (s *Service) ring(ctx context.Context, instances ...Instance) {
+	bell := doorbell{s.cfg.Store.Revision()}
 	rung := map[string]bool{}
 	for _, i := range instances {
 		if i.HostID == "" || rung[i.HostID] {
 			continue
 		}
 		rung[i.HostID] = true
-		if err := queue.Cast(ctx, s.cfg.Bus, Topic(i.HostID), doorbell{}); err != nil {
+		if err := queue.Cast(ctx, s.cfg.Bus, Topic(i.HostID), bell); err != nil {
 			s.cfg.Logger.Debug("compute: doorbell not delivered", "host", i.HostID, "error", err)
 		}
 	}

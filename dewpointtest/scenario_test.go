@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/stretchr/testify/require"
 
 	"github.com/dewpoint-cloud/dewpoint"
 	"github.com/dewpoint-cloud/dewpoint/compute"
@@ -450,4 +451,21 @@ func TestTheImageOfARunningMachineIsDeleted(t *testing.T) {
 				cfg.Hypervisor = &tidies{Hypervisor: cfg.Hypervisor, sim: sim.Load}
 			}
 		})
+}
+
+// A message overtakes the record that it tells of: the node hears the bell, looks, and there is nothing yet.
+func TestTheBellIsFasterThanTheRecord(t *testing.T) {
+	cfg := dewpointtest.Config{Hosts: 1,
+		Process: func(p dewpointtest.Process, cfg *dewpoint.Config) {
+			if p.Node {
+				cfg.Log, cfg.Tick = lateLog{cfg.Log}, 1000*time.Hour
+			}
+		},
+		Script: func(ctx context.Context, s *dewpointtest.Sim) {
+			time.Sleep(time.Minute)
+			mustRun(ctx, s, 1, nil)
+			time.Sleep(time.Minute)
+			mustBe(s, 1, "ACTIVE")
+		}, Patience: 5 * time.Minute}
+	require.Empty(t, dewpointtest.Simulate(t, cfg))
 }

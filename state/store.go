@@ -150,6 +150,16 @@ func (s *Store) ended() error {
 	return ErrClosed
 }
 
+// Reached waits until View shows what the log committed up to a revision, for one that heard of it by another way than the log, such as
+// a message. It returns the error of ctx if that ends before, and ErrClosed when the store is closed.
+func (s *Store) Reached(ctx context.Context, rev Revision) error {
+	err := s.reached(ctx, rev)
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
 // reached waits until rev has been applied, or until ctx ends.
 func (s *Store) reached(ctx context.Context, rev Revision) error {
 	for {
