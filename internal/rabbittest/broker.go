@@ -52,13 +52,6 @@ func Need(t testing.TB) {
 	}
 }
 
-// Installed tells whether the machine has what a broker needs.
-func Installed() bool {
-	_, epmd := exec.LookPath("epmd")
-	_, erl := exec.LookPath("erl")
-	return epmd == nil && erl == nil && script("rabbitmq-server") != ""
-}
-
 func script(name string) string {
 	for _, dir := range places {
 		if path := filepath.Join(dir, name); exec.Command("test", "-x", path).Run() == nil {
