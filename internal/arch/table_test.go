@@ -80,6 +80,8 @@ var house = []line{
 		"golang.org/x/sys": linux}},
 	{path: "volume/file", ours: []string{"volume"}, outside: map[string]string{"github.com/google/uuid": uuids,
 		"golang.org/x/sys": linux}},
+	{path: "volume/lvm", ours: []string{"volume"}, outside: map[string]string{"github.com/google/uuid": uuids,
+		"golang.org/x/sys": linux}},
 	{path: "volume/iscsi/internal/pdu"},
 	{path: "volume/iscsi/internal/disk", outside: map[string]string{
 		"github.com/gostor/gotgt/pkg/scsi": "what a disk says of itself in SCSI", "github.com/gostor/gotgt/pkg/api": "its types"}},
@@ -188,7 +190,7 @@ var standard = map[string]struct {
 	"math/rand": {"its generator is global, and predictable where names must not be; math/rand/v2 or crypto/rand", nil},
 	"net/http":  {"faces live in api/, and the rest of the house speaks no HTTP", []string{"api", "examples"}},
 	"os/exec": {"what runs programs of the host stays countable", []string{"image/internal/qemuimg", "image/internal/ext4", "internal/libvirtd",
-		"internal/testneed", "internal/netnstest", "internal/nodevm", "internal/rabbittest", "examples/minicloud"}},
+		"internal/testneed", "internal/netnstest", "internal/nodevm", "internal/rabbittest", "examples/minicloud", "volume/lvm"}},
 	"testing": {"only suites and test rigs are for tests", []string{"internal", "state/statetest", "state/operation/optest",
 		"queue/queuetest", "image/blobtest", "volume/volumetest", "network/networktest", "compute/computetest", "dewpointtest"}},
 	"testing/synctest": {"only tests have a clock of their own", []string{"internal", "state/statetest", "state/operation/optest",

@@ -1,0 +1,243 @@
+package lvm
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/dewpoint-cloud/dewpoint/volume"
+)
+
+// Create implements volume.Driver.
+func (d *Driver) Create(ctx context.Context, id string, sizeGiB int) error {
+	return d.call(ctx, func() error { return d.make(ctx, volume.Info{ID: id, SizeGiB: sizeGiB}, "") }, id)
+}
+
+// Clone implements volume.Driver.
+func (d *Driver) Clone(ctx context.Context, id, source string, sizeGiB int) error {
+	return d.call(ctx, func() error { return d.make(ctx, volume.Info{ID: id, SizeGiB: sizeGiB}, source) }, id, source)
+}
+
+// Snapshot implements volume.Driver.
+func (d *Driver) Snapshot(ctx context.Context, snapshot, of string) error {
+	return d.call(ctx, func() error { return d.make(ctx, volume.Info{ID: snapshot, Of: of}, of) }, snapshot, of)
+}
+
+// make makes a volume or a snapshot, of zeros or of what source holds.
+func (d *Driver) make(ctx context.Context, want volume.Info, source string) error {
+	ours, foreign, err := d.look(ctx)
+	if err != nil {
+		return err
+	}
+	var from *entry
+	if source != "" {
+		e, ok := ours[source]
+		if !ok || !e.made || want.Of != "" && e.Of != "" {
+			return fmt.Errorf("volume %s: its source %s: %w", want.ID, source, errdefs.ErrNotFound)
+		}
+		if e.zero > 0 {
+			return fmt.Errorf("volume %s: its source %s has an extension that is not finished: %w", want.ID, source, errdefs.ErrFailedPrecondition)
+		}
+		from = &e
+		if want.Of != "" {
+			want.SizeGiB = e.SizeGiB
+		}
+		if want.SizeGiB < e.SizeGiB {
+			return fmt.Errorf("volume %s: %d GiB is smaller than its source's %d: %w", want.ID, want.SizeGiB, e.SizeGiB, errdefs.ErrInvalidArgument)
+		}
+	}
+	if want.SizeGiB < 1 || want.SizeGiB > maxGiB {
+		return fmt.Errorf("volume %s: size is %d GiB, must be 1 to %d: %w", want.ID, want.SizeGiB, maxGiB, errdefs.ErrInvalidArgument)
+	}
+	have, there := ours[want.ID]
+	switch {
+	case there && !have.made: // cut short: begin anew
+		if err := d.remove(ctx, have); err != nil {
+			return err
+		}
+	case there && have.Of == want.Of && (want.Of != "" || have.SizeGiB == want.SizeGiB):
+		return nil
+	case there:
+		return fmt.Errorf("volume %s: exists as %s with %d GiB, not %d: %w", want.ID, have.Name, have.SizeGiB, want.SizeGiB, errdefs.ErrAlreadyExists)
+	}
+	name := volumePrefix + want.ID
+	if want.Of != "" {
+		name = snapshotPrefix + want.ID
+	}
+	if slices.Contains(foreign, name) {
+		return fmt.Errorf("volume %s: %s exists and is not of this library's making: %w", want.ID, d.full(name), errdefs.ErrAlreadyExists)
+	}
+	err = d.fill(ctx, want, name, from)
+	if err == nil {
+		_, err = d.command(ctx, "lvchange", "--deltag", tagNew, d.full(name))
+	}
+	if err != nil && ctx.Err() == nil { // a call that was cut short is settled by the next
+		_ = d.drop(ctx, want.ID)
+	}
+	return err
+}
+
+// drop removes what a call that failed has left, if it left something that is not whole.
+func (d *Driver) drop(ctx context.Context, id string) error {
+	ours, _, err := d.look(ctx)
+	if e, ok := ours[id]; err == nil && ok && !e.made {
+		return d.remove(ctx, e)
+	}
+	return err
+}
+
+// fill makes a logical volume with all that it holds; its tags say that it is new.
+func (d *Driver) fill(ctx context.Context, want volume.Info, name string, from *entry) error {
+	tags := []string{"--addtag", tagNew, "--addtag", tagVolume}
+	if want.Of != "" {
+		tags = []string{"--addtag", tagNew, "--addtag", tagSnapshot, "--addtag", tagOf + want.Of}
+	}
+	size := strconv.FormatInt(int64(want.SizeGiB)*d.cfg.gib, 10) + "b"
+	if err := d.take(ctx, want.ID, int64(want.SizeGiB)*d.cfg.gib, func() error {
+		args := []string{"-y", "-Wn", "-Zn", "-n", name, "-L", size}
+		switch {
+		case d.cfg.ThinPool != "" && from != nil:
+			args = []string{"-y", "-kn", "-s", "-n", name}
+		case d.cfg.ThinPool != "":
+			args = []string{"-y", "-Wn", "-n", name, "-V", size, "--thinpool", d.cfg.ThinPool}
+		}
+		args = append(args, tags...)
+		if d.cfg.ThinPool != "" && from != nil {
+			args = append(args, d.full(from.Name))
+		} else {
+			args = append(args, d.cfg.VG)
+		}
+		_, err := d.command(ctx, "lvcreate", args...)
+		return err
+	}); err != nil {
+		return err
+	}
+	to := lv{Name: name, Size: number(int64(want.SizeGiB) * d.cfg.gib)}
+	if d.cfg.ThinPool != "" {
+		if from != nil && int64(from.Size) < int64(to.Size) {
+			if _, err := d.command(ctx, "lvextend", "-L", size, d.full(name)); err != nil {
+				return err
+			}
+		}
+		return d.fits(to)
+	}
+	if err := d.fits(to); err != nil {
+		return err
+	}
+	begun := int64(0)
+	if from != nil {
+		if err := d.fits(from.lv); err != nil {
+			return err
+		}
+		if err := d.cfg.copy(ctx, d.path(to), d.path(from.lv), int64(from.Size)); err != nil {
+			return err
+		}
+		begun = int64(from.Size)
+	}
+	return d.cfg.zero(ctx, d.path(to), begun, int64(to.Size))
+}
+
+// take runs a command that takes room, if there is so much, and no other that does meanwhile.
+func (d *Driver) take(ctx context.Context, id string, bytes int64, command func() error) error {
+	select {
+	case d.room <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-d.room }()
+	_, free, err := d.space(ctx)
+	if err != nil {
+		return err
+	}
+	if bytes > free {
+		return fmt.Errorf("volume %s: %d GiB asked, %d free: %w", id, bytes/d.cfg.gib, max(0, free)/d.cfg.gib, errdefs.ErrResourceExhausted)
+	}
+	return command()
+}
+
+// Extend implements volume.Driver.
+func (d *Driver) Extend(ctx context.Context, id string, sizeGiB int) error {
+	return d.call(ctx, func() error {
+		e, err := d.volume(ctx, id)
+		if err != nil {
+			return err
+		}
+		if sizeGiB < e.SizeGiB || sizeGiB > maxGiB {
+			return fmt.Errorf("volume %s: size is %d GiB, must be %d (what it has) to %d: %w", id, sizeGiB, e.SizeGiB, maxGiB, errdefs.ErrInvalidArgument)
+		}
+		old, size := int64(e.Size), int64(sizeGiB)*d.cfg.gib
+		linear := d.cfg.ThinPool == ""
+		mark := tagZero + strconv.FormatInt(old, 10)
+		if e.zero > 0 { // an extension was cut short
+			mark = tagZero + strconv.FormatInt(e.zero, 10)
+		} else if size > old && linear {
+			if _, err := d.command(ctx, "lvchange", "--addtag", mark, d.full(e.Name)); err != nil {
+				return err
+			}
+			e.zero = old
+		}
+		if size > old {
+			if err := d.take(ctx, id, size-old, func() error {
+				_, err := d.command(ctx, "lvextend", "-L", strconv.FormatInt(size, 10)+"b", d.full(e.Name))
+				return err
+			}); err != nil {
+				if e.zero == old { // it is as large as it was
+					_, _ = d.command(ctx, "lvchange", "--deltag", mark, d.full(e.Name))
+				}
+				return err
+			}
+			e.Size = number(size)
+		}
+		if err := d.fits(e.lv); err != nil || e.zero == 0 {
+			return err
+		}
+		if err := d.cfg.zero(ctx, d.path(e.lv), e.zero, int64(e.Size)); err != nil {
+			return err
+		}
+		_, err = d.command(ctx, "lvchange", "--deltag", mark, d.full(e.Name))
+		return err
+	}, id)
+}
+
+// Delete implements volume.Driver.
+func (d *Driver) Delete(ctx context.Context, id string) error {
+	return d.call(ctx, func() error {
+		ours, _, err := d.look(ctx)
+		if err != nil {
+			return err
+		}
+		e, ok := ours[id]
+		if !ok || e.Of != "" {
+			return nil
+		}
+		for _, other := range ours {
+			if other.Of == id && other.made {
+				return fmt.Errorf("volume %s: has snapshot %s: %w", id, other.ID, errdefs.ErrFailedPrecondition)
+			}
+		}
+		return d.remove(ctx, e)
+	}, id)
+}
+
+// DeleteSnapshot implements volume.Driver.
+func (d *Driver) DeleteSnapshot(ctx context.Context, snapshot string) error {
+	return d.call(ctx, func() error {
+		ours, _, err := d.look(ctx)
+		if e, ok := ours[snapshot]; err == nil && ok && e.Of != "" {
+			err = d.remove(ctx, e)
+		}
+		return err
+	}, snapshot)
+}
+
+// remove removes a logical volume of ours.
+func (d *Driver) remove(ctx context.Context, e entry) error {
+	_, err := d.command(ctx, "lvremove", "-f", "-y", d.full(e.Name))
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
