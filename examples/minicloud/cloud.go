@@ -24,52 +24,57 @@ func serve(ctx context.Context, o options, h *host, logger *slog.Logger, s *scre
 		return err
 	}
 	defer func() { err = errors.Join(err, records.Close()) }()
-	machines, err := libvirt.New(libvirt.Config{Socket: h.socket, Logger: logger})
+	cfg, closeDrivers, err := drivers(ctx, o, h, logger)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, machines.Close()) }()
-	bridges, err := linux.New(linux.Config{NetNS: h.netns, Logger: logger})
+	defer func() { err = errors.Join(err, closeDrivers()) }()
+	cfg.Log = records
+	cloud, err := dewpoint.New(cfg)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, bridges.Close()) }()
-	leases, err := dhcp.New(dhcp.Config{Dir: filepath.Join(o.dir, "dhcp"), NetNS: h.netns, Logger: logger})
-	if err != nil {
-		return err
-	}
-
-	disks, err := openStorage(ctx, o, h, logger)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, disks.close()) }()
-
-	cloud, err := dewpoint.New(dewpoint.Config{
-		Hypervisor: machines, NetworkManager: bridges, DHCP: leases,
-		VolumeDriver: disks.driver, VolumeExporter: disks.exporter,
-		Metadata: func(s *dewpoint.Services) (network.Server, error) { return aboutGuests(s, h, logger) },
-		Log:      records, Dir: filepath.Join(o.dir, "cloud"), Logger: logger,
+	ended := during(ctx, cloud, func(ctx context.Context, services *dewpoint.Services) error {
+		return show(auth.NewContext(ctx, auth.Admin(projectName)), o, cloud, services, s)
 	})
-	if err != nil {
-		return err
-	}
-	ctx, stop := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() {
-		defer stop() // nothing to wait for any more
-		ended <- cloud.Run(ctx)
-	}()
-	err = show(auth.NewContext(ctx, auth.Admin("minicloud")), o, cloud, s)
-	stop()
-	if ended := <-ended; ended != nil {
-		return ended
-	}
-	if errors.Is(err, context.Canceled) {
+	if errors.Is(ended, context.Canceled) {
 		s.print("interrupted; the machines run on: start minicloud again to go on with them, or with -remove to end them")
 		return nil
 	}
-	return err
+	return ended
+}
+
+// drivers returns what makes this machine a node: its hypervisor, its network with its DHCP server, and its disks.
+func drivers(ctx context.Context, o options, h *host, logger *slog.Logger) (cfg dewpoint.Config, closeAll func() error, err error) {
+	var opened closers
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, opened.close())
+		}
+	}()
+	machines, err := libvirt.New(libvirt.Config{Socket: h.socket, Logger: logger})
+	if err != nil {
+		return cfg, nil, err
+	}
+	opened.add(machines.Close)
+	bridges, err := linux.New(linux.Config{NetNS: h.netns, Logger: logger})
+	if err != nil {
+		return cfg, nil, err
+	}
+	opened.add(bridges.Close)
+	leases, err := dhcp.New(dhcp.Config{Dir: filepath.Join(o.dir, "dhcp"), NetNS: h.netns, Logger: logger})
+	if err != nil {
+		return cfg, nil, err
+	}
+	disks, err := openStorage(ctx, o, h, logger)
+	if err != nil {
+		return cfg, nil, err
+	}
+	opened.add(disks.close)
+	return dewpoint.Config{Hypervisor: machines, NetworkManager: bridges, DHCP: leases,
+		VolumeDriver: disks.driver, VolumeExporter: disks.exporter,
+		Metadata: func(s *dewpoint.Services) (network.Server, error) { return aboutGuests(s, h, logger) },
+		Dir:      filepath.Join(o.dir, "cloud"), Logger: logger}, opened.close, nil
 }
 
 // aboutGuests tells guests about themselves, at 169.254.169.254.
@@ -83,11 +88,7 @@ func aboutGuests(s *dewpoint.Services, h *host, logger *slog.Logger) (network.Se
 }
 
 // show is what happens on the screen.
-func show(ctx context.Context, o options, cloud *dewpoint.Cloud, s *screen) error {
-	services, err := cloud.Services(ctx)
-	if err != nil {
-		return err
-	}
+func show(ctx context.Context, o options, cloud *dewpoint.Cloud, services *dewpoint.Services, s *screen) error {
 	s.print("cloud is up")
 	if o.audit {
 		return s.audit(ctx, cloud)

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/dewpoint-cloud/dewpoint"
+	"github.com/dewpoint-cloud/dewpoint/auth"
 	"github.com/dewpoint-cloud/dewpoint/compute"
 	"github.com/dewpoint-cloud/dewpoint/examples/minicloud/guest"
 	"github.com/dewpoint-cloud/dewpoint/image"
@@ -85,22 +86,34 @@ func terminate(ctx context.Context, c *dewpoint.Services, i compute.Instance) er
 }
 
 func launch(ctx context.Context, o options, c *dewpoint.Services, name string) (compute.Instance, error) {
-	img, err := guestImage(ctx, o, c)
+	req, err := furnish(ctx, o, c)
 	if err != nil {
 		return compute.Instance{}, err
 	}
-	if err := ensureNetwork(ctx, o, c); err != nil {
-		return compute.Instance{}, err
-	}
-	flavor, err := ensureFlavor(ctx, o, c)
-	if err != nil {
-		return compute.Instance{}, err
-	}
-	made, err := c.Compute.Run(ctx, compute.RunRequest{Name: name, Image: img.ID, Flavor: flavor, Networks: []string{networkName}})
+	req.Name = name
+	made, err := c.Compute.Run(ctx, req)
 	if err != nil {
 		return compute.Instance{}, err
 	}
 	return made[0], nil
+}
+
+// furnish makes what machines need, if it is missing, and returns what to ask for one with.
+func furnish(ctx context.Context, o options, c *dewpoint.Services) (compute.RunRequest, error) {
+	img, err := guestImage(ctx, o, c)
+	if err != nil {
+		return compute.RunRequest{}, err
+	}
+	if err := ensureNetwork(ctx, o, c); err != nil {
+		return compute.RunRequest{}, err
+	}
+	// On one's own hardware, the hosts are the limit.
+	if _, err := c.Auth.SetQuota(ctx, projectName, map[auth.Resource]int{auth.Instances: auth.Unlimited, auth.Cores: auth.Unlimited,
+		auth.MemoryMiB: auth.Unlimited}); err != nil {
+		return compute.RunRequest{}, err
+	}
+	flavor, err := ensureFlavor(ctx, o, c)
+	return compute.RunRequest{Image: img.ID, Flavor: flavor, Networks: []string{networkName}}, err
 }
 
 func ensureNetwork(ctx context.Context, o options, c *dewpoint.Services) error {

@@ -3,6 +3,9 @@
 //
 // It reads from the top: main.go is the command line, cloud.go puts a cloud together out of its parts, launch.go asks it
 // for machines, show.go tells what becomes of them, and host_linux.go keeps all of it apart from the rest of the machine.
+//
+// With a command it is one process of a cloud on several machines: command.go lists them, controller.go and node.go are the two
+// that stay, link.go is what connects them, and ask.go is what a person asks.
 package main
 
 import (
@@ -36,7 +39,26 @@ type options struct {
 	remove    bool
 	audit     bool
 	verbose   bool
+
+	// Of commands.
+	config  string
+	listen  string
+	etcd    list
+	bus     string
+	join    string
+	token   string
+	name    string
+	reason  string
+	request string
+	args    []string
 }
+
+const (
+	defaultDir  = "/var/lib/minicloud"
+	projectName = "minicloud"
+)
+
+var defaultCIDR = netip.MustParsePrefix("10.99.0.0/24")
 
 func main() {
 	// The daemons run under this program, which buries what they leave behind: see internal/libvirtd.
@@ -47,7 +69,9 @@ func main() {
 		}
 		return
 	}
-	o, err := parse(os.Args[1:], os.Stderr)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	do, err := understand(os.Args[1:], os.Stderr)
 	if errors.Is(err, flag.ErrHelp) {
 		return
 	}
@@ -55,24 +79,33 @@ func main() {
 		fmt.Fprintln(os.Stderr, "minicloud:", err)
 		os.Exit(2)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, o, os.Stdout); err != nil {
+	if err := do(ctx, os.Stdout); err != nil && !errors.Is(err, context.Canceled) {
 		fmt.Fprintln(os.Stderr, "minicloud:", err)
 		stop()
 		os.Exit(1)
 	}
 }
 
+// understand returns what the command line asks for; what is wrong with it is said on w.
+func understand(args []string, w io.Writer) (func(context.Context, io.Writer) error, error) {
+	for _, c := range commands() {
+		if len(args) > 0 && args[0] == c.name {
+			o, err := parseCommand(c, args[1:], w)
+			return func(ctx context.Context, out io.Writer) error { return c.run(ctx, o, out) }, err
+		}
+	}
+	o, err := parse(args, w)
+	return func(ctx context.Context, out io.Writer) error { return run(ctx, o, out) }, err
+}
+
 // parse reads the command line; what is wrong with it is said on w.
 func parse(args []string, w io.Writer) (options, error) {
 	var o options
-	var cidr string
 	f := flag.NewFlagSet("minicloud", flag.ContinueOnError)
 	f.SetOutput(w)
-	f.StringVar(&o.dir, "dir", "/var/lib/minicloud", "where it keeps everything: records, images, disks, libvirt's files; at most 72 bytes")
+	f.StringVar(&o.dir, "dir", defaultDir, "where it keeps everything: records, images, disks, libvirt's files; at most 72 bytes")
 	f.IntVar(&o.instances, "instances", 2, "how many machines there shall be, 0 to 200; others are terminated")
-	f.StringVar(&cidr, "cidr", "10.99.0.0/24", "the machines' subnet")
+	f.TextVar(&o.cidr, "cidr", defaultCIDR, "the machines' subnet")
 	f.StringVar(&o.bridge, "bridge", "br100", "the bridge that they are on")
 	f.StringVar(&o.uplink, "uplink", "", "a network card that joins the bridge, with its addresses and routes; needs -netns host")
 	f.StringVar(&o.netns, "netns", "minicloud", "the network namespace that the cloud lives in, as in `ip netns`; \"host\": the host's own network")
@@ -86,13 +119,13 @@ func parse(args []string, w io.Writer) (options, error) {
 	f.Usage = func() {
 		fmt.Fprint(w, "minicloud: a cloud on this machine, with real virtual machines in it. It needs root.\n\n")
 		f.PrintDefaults()
+		fmt.Fprint(w, "\nOn several machines, minicloud COMMAND; minicloud COMMAND -help says more:\n\n")
+		for _, c := range commands() {
+			fmt.Fprintf(w, "  %-12s%s\n", c.name, c.about)
+		}
 	}
 	if err := f.Parse(args); err != nil {
 		return o, err
-	}
-	var err error
-	if o.cidr, err = netip.ParsePrefix(cidr); err != nil {
-		return o, fmt.Errorf("-cidr: %w", err)
 	}
 	switch {
 	case f.NArg() > 0:

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/dewpoint-cloud/dewpoint"
+	"github.com/dewpoint-cloud/dewpoint/api/cluster"
+	"github.com/dewpoint-cloud/dewpoint/auth"
+	"github.com/dewpoint-cloud/dewpoint/compute"
+	"github.com/dewpoint-cloud/dewpoint/image"
+	"github.com/dewpoint-cloud/dewpoint/network"
+	"github.com/dewpoint-cloud/dewpoint/state"
+)
+
+// ask has this process be one of the cloud for as long as it takes to ask it something: the services are a library.
+func ask(ctx context.Context, o options, f func(ctx context.Context, s *dewpoint.Services) error) (err error) {
+	cred, err := cluster.Load(credentialsFile(o))
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("no controller or node has begun in %s: -dir says where one has", o.dir)
+	}
+	if err != nil {
+		return err
+	}
+	own, err := cluster.NewNode(cluster.NodeConfig{Credentials: cred})
+	if err != nil {
+		return err
+	}
+	cfg, closeLinks, err := connect(ctx, own, o.logger(os.Stderr))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeLinks()) }()
+	if cfg.Dir, err = os.MkdirTemp("", "minicloud-"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(cfg.Dir)) }()
+	cloud, err := dewpoint.New(cfg)
+	if err != nil {
+		return err
+	}
+	return during(ctx, cloud, func(ctx context.Context, s *dewpoint.Services) error {
+		return f(auth.NewContext(ctx, auth.Admin(projectName)), s)
+	})
+}
+
+// runLaunch launches machines of the image, flavor and network that the controller has made.
+func runLaunch(ctx context.Context, o options, w io.Writer) error {
+	if o.name == "" {
+		o.name = "mini"
+	}
+	return ask(ctx, o, func(ctx context.Context, s *dewpoint.Services) error {
+		req, err := furnished(ctx, s)
+		if err != nil {
+			return err
+		}
+		req.Name, req.MinCount, req.MaxCount, req.Token = o.name, o.instances, o.instances, o.request
+		made, err := s.Compute.Run(ctx, req)
+		if err != nil {
+			return err
+		}
+		for _, i := range made {
+			fmt.Fprintf(w, "%s\t%s\taccepted\n", i.ID, i.Name)
+		}
+		ctx, cancel := context.WithTimeout(ctx, o.wait)
+		defer cancel()
+		for _, i := range made {
+			if i, err = s.Compute.WaitActive(ctx, i.ID); err != nil {
+				return fmt.Errorf("%s (%s): %w", i.Name, i.ID, err)
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\n", i.ID, i.Name, i.Status())
+		}
+		return nil
+	})
+}
+
+// furnished finds what the controller has made.
+func furnished(ctx context.Context, s *dewpoint.Services) (compute.RunRequest, error) {
+	images, err := s.Images.List(ctx, image.Query{Name: flavorName, Status: image.Active})
+	if err != nil {
+		return compute.RunRequest{}, err
+	}
+	if len(images) == 0 {
+		return compute.RunRequest{}, errors.New("the controller has no image of a machine yet")
+	}
+	flavors, err := s.Compute.ListFlavors(ctx)
+	if err != nil {
+		return compute.RunRequest{}, err
+	}
+	at := slices.IndexFunc(flavors, func(f compute.Flavor) bool {
+		return len(f.Name) > len(flavorName) && f.Name[:len(flavorName)+1] == flavorName+"."
+	})
+	if at < 0 {
+		return compute.RunRequest{}, errors.New("the controller has no flavor of a machine yet")
+	}
+	return compute.RunRequest{Image: images[0].ID, Flavor: flavors[at].Name, Networks: []string{networkName}}, nil
+}
+
+func runList(ctx context.Context, o options, w io.Writer) error {
+	return ask(ctx, o, func(ctx context.Context, s *dewpoint.Services) error {
+		all, err := s.Compute.List(ctx, compute.ListOptions{})
+		if err != nil {
+			return err
+		}
+		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(t, "ID\tNAME\tSTATUS\tHOST\tADDRESS")
+		for _, i := range all {
+			address := ""
+			_ = s.Store.View(func(v *state.View) error {
+				for p := range network.Ports.By(v, "instance", i.ID) {
+					address = p.Addrs[0].String()
+				}
+				return nil
+			})
+			host := i.HostID
+			if h, err := s.Hosts.Get(ctx, i.HostID); err == nil {
+				host = h.Name
+			}
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", i.ID, i.Name, i.Status(), host, address)
+		}
+		return t.Flush()
+	})
+}
+
+func runTerminate(ctx context.Context, o options, w io.Writer) error {
+	return ask(ctx, o, func(ctx context.Context, s *dewpoint.Services) error {
+		all, err := s.Compute.List(ctx, compute.ListOptions{})
+		if err != nil {
+			return err
+		}
+		for _, name := range o.args {
+			if !slices.ContainsFunc(all, func(i compute.Instance) bool { return i.ID == name || i.Name == name }) {
+				return fmt.Errorf("machine %q: %w", name, errdefs.ErrNotFound)
+			}
+		}
+		if len(o.args) > 0 {
+			all = slices.DeleteFunc(all, func(i compute.Instance) bool {
+				return !slices.Contains(o.args, i.ID) && !slices.Contains(o.args, i.Name)
+			})
+		}
+		for _, i := range all {
+			if err := s.Compute.Terminate(ctx, i.ID); err != nil && !errdefs.IsNotFound(err) {
+				return err
+			}
+		}
+		ctx, cancel := context.WithTimeout(ctx, o.wait)
+		defer cancel()
+		for _, i := range all {
+			if err := s.Compute.WaitGone(ctx, i.ID); err != nil {
+				return fmt.Errorf("%s (%s): %w", i.Name, i.ID, err)
+			}
+			fmt.Fprintf(w, "%s\t%s\tgone\n", i.ID, i.Name)
+		}
+		return nil
+	})
+}
+
+func runHosts(ctx context.Context, o options, w io.Writer) error {
+	return ask(ctx, o, func(ctx context.Context, s *dewpoint.Services) error {
+		all, err := s.Hosts.List(ctx)
+		if err != nil {
+			return err
+		}
+		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(t, "ID\tNAME\tSTATE\tSEEN\tVCPUS\tMEMORY\tREASON")
+		for _, h := range all {
+			words := "down"
+			if h.Up {
+				words = "up"
+			}
+			if h.Disabled {
+				words += ", disabled"
+			}
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s ago\t%d/%d\t%d/%d MiB\t%s\n", h.ID, h.Name, words, h.Silent.Round(time.Second), h.Used.VCPUs,
+				h.Total.VCPUs, h.Used.MemoryMiB, h.Total.MemoryMiB, h.Reason)
+		}
+		return t.Flush()
+	})
+}
+
+func runDisable(ctx context.Context, o options, w io.Writer) error {
+	return ask(ctx, o, func(ctx context.Context, s *dewpoint.Services) error {
+		h, err := s.Hosts.Disable(ctx, o.args[0], o.reason)
+		if err == nil {
+			_, err = fmt.Fprintf(w, "%s gets no new machines; those that it has stay\n", h.Name)
+		}
+		return err
+	})
+}
+
+func runEnable(ctx context.Context, o options, w io.Writer) error {
+	return ask(ctx, o, func(ctx context.Context, s *dewpoint.Services) error {
+		h, err := s.Hosts.Enable(ctx, o.args[0])
+		if err == nil {
+			_, err = fmt.Fprintf(w, "%s gets new machines\n", h.Name)
+		}
+		return err
+	})
+}
