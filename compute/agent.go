@@ -2,6 +2,7 @@ package compute
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -154,23 +155,40 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 // Run registers the host and does its work until ctx ends; then it returns nil when everything it started has ended.
 // Guests go on running: the next agent adopts them. It ends earlier, with an error, if it can't begin, which is AlreadyExists
 // where the host's agent runs in another process; and with Aborted if another agent has taken the host over. For a
-// hypervisor that can't be reached it waits.
+// hypervisor that can't be reached it waits; without the bus it works, only slower.
 func (a *Agent) Run(ctx context.Context) error {
 	run := uuid.NewString()
-	if err := a.register(ctx, run); err != nil {
-		if ctx.Err() != nil {
-			return nil
-		}
-		return err
+	if err := a.alone(ctx, run); err != nil {
+		return ignoreEnd(ctx, err)
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
+	life := ctx
+	ctx, cancel := context.WithCancelCause(life)
 	defer cancel(nil)
-	stop, err := a.serve(ctx, run)
-	if err != nil {
+	stop, err := a.serve(ctx, run, a.cfg.Bus.Serve)
+	switch {
+	case err == nil:
+		defer stop()
+	case errors.Is(err, queue.ErrClosed) || !errdefs.IsUnavailable(err):
 		return err
 	}
-	defer stop()
+	if err := a.register(ctx, run); err != nil {
+		return ignoreEnd(life, err)
+	}
 	var parts sync.WaitGroup
+	if errdefs.IsUnavailable(err) { // the work goes on without the bus: the records say what it is
+		parts.Go(func() {
+			soon := func(topic string, h queue.Handler) (func(), error) {
+				return queue.ServeSoon(ctx, a.cfg.Bus, topic, h, a.cfg.Logger)
+			}
+			stop, err := a.serve(ctx, run, soon)
+			if err != nil {
+				cancel(err)
+				return
+			}
+			<-ctx.Done()
+			stop()
+		})
+	}
 	parts.Go(func() {
 		a.every(ctx, a.cfg.Heartbeat, "heartbeat", func(ctx context.Context) error {
 			err := a.beat(ctx, run)
@@ -185,10 +203,18 @@ func (a *Agent) Run(ctx context.Context) error {
 		parts.Go(func() { a.every(ctx, a.cfg.Sweep, "sweep", s.Sweep) })
 	}
 	err = a.runner.Run(ctx)
+	if life.Err() == nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
 	cancel(nil)
 	parts.Wait()
-	if cause := context.Cause(ctx); errdefs.IsAborted(cause) {
-		return cause
+	return err
+}
+
+// ignoreEnd returns err unless ctx has ended, which is why there is an error then.
+func ignoreEnd(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
 	}
 	return err
 }
@@ -213,15 +239,15 @@ func (a *Agent) every(ctx context.Context, tick time.Duration, what string, do f
 const bellPatience = 5 * time.Second
 
 // serve answers the doorbell and console requests until stop is called. The answers end with ctx.
-func (a *Agent) serve(ctx context.Context, run string) (stop func(), err error) {
+func (a *Agent) serve(ctx context.Context, run string, serve func(string, queue.Handler) (func(), error)) (stop func(), err error) {
 	topic := Topic(a.cfg.Host.ID)
-	who, err := a.cfg.Bus.Serve(topic+".who", queue.Handle(func(context.Context, whoRequest) (whoAnswer, error) {
+	who, err := serve(topic+".who", queue.Handle(func(context.Context, whoRequest) (whoAnswer, error) {
 		return whoAnswer{Name: a.cfg.Host.Name, Run: run}, nil
 	}))
 	if err != nil {
 		return nil, fmt.Errorf("compute: host %s: %w", a.cfg.Host.Name, err)
 	}
-	bell, err := a.cfg.Bus.Serve(topic, queue.Handle(func(_ context.Context, bell doorbell) (struct{}, error) {
+	bell, err := serve(topic, queue.Handle(func(_ context.Context, bell doorbell) (struct{}, error) {
 		soon, cancel := context.WithTimeout(ctx, bellPatience)
 		defer cancel()
 		_ = a.cfg.Store.Reached(soon, bell.Revision) // the message may have been faster than the record
@@ -232,7 +258,7 @@ func (a *Agent) serve(ctx context.Context, run string) (stop func(), err error) 
 		who()
 		return nil, fmt.Errorf("compute: host %s: %w", a.cfg.Host.Name, err)
 	}
-	console, err := a.cfg.Bus.Serve(topic+".console", queue.Handle(func(call context.Context, req consoleRequest) (consoleAnswer, error) {
+	console, err := serve(topic+".console", queue.Handle(func(call context.Context, req consoleRequest) (consoleAnswer, error) {
 		call, cancel := context.WithCancel(call)
 		defer cancel()
 		defer context.AfterFunc(ctx, cancel)()

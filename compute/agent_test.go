@@ -15,6 +15,7 @@ import (
 	"github.com/dewpoint-cloud/dewpoint/compute"
 	"github.com/dewpoint-cloud/dewpoint/compute/fakecompute"
 	"github.com/dewpoint-cloud/dewpoint/network/fakenetwork"
+	"github.com/dewpoint-cloud/dewpoint/queue"
 	"github.com/dewpoint-cloud/dewpoint/scheduler"
 	"github.com/dewpoint-cloud/dewpoint/state"
 	"github.com/dewpoint-cloud/dewpoint/state/operation"
@@ -274,7 +275,7 @@ func TestAnAgentThatCantBegin(t *testing.T) {
 	c.nodes[1].id = c.nodes[0].id[:8] + uuid.NewString()[8:]
 	require.ErrorIs(t, c.nodes[1].work(context.Background(), operation.Hooks{}), errdefs.ErrAlreadyExists)
 	require.NoError(t, c.close())
-	require.ErrorIs(t, a.Run(context.Background()), state.ErrClosed)
+	require.ErrorIs(t, a.Run(context.Background()), queue.ErrClosed)
 
 	_, err = compute.NewAgent(compute.AgentConfig{})
 	require.ErrorIs(t, err, errdefs.ErrInvalidArgument)

@@ -2,6 +2,7 @@ package compute_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -64,6 +65,39 @@ func TestAHostWhosePredecessorHangs(t *testing.T) {
 		done := c.start(t)
 		c.active(t)
 		done()
+		stop()
+		require.NoError(t, c.close())
+	})
+}
+
+// lateBus is a bus whose broker comes up later.
+type lateBus struct {
+	queue.Bus
+	up time.Time
+}
+
+func (b lateBus) Serve(topic string, h queue.Handler) (func(), error) {
+	if time.Now().Before(b.up) {
+		return nil, fmt.Errorf("the broker is down: %w", errdefs.ErrUnavailable)
+	}
+	return b.Bus.Serve(topic, h)
+}
+
+// A host works while there is no broker, and answers when there is one.
+func TestAHostWithoutABroker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCloud(t, 1)
+		broker := c.bus
+		up := time.Now().Add(time.Hour)
+		c.bus = lateBus{broker, up}
+		stop := c.start(t)
+		i := c.active(t)
+		require.True(t, time.Now().Before(up))
+		_, err := c.service.Console(c.ctx, i.ID, 0)
+		require.True(t, errdefs.IsUnavailable(err), err)
+		time.Sleep(time.Until(up) + time.Minute)
+		_, err = c.service.Console(c.ctx, i.ID, 0)
+		require.NoError(t, err)
 		stop()
 		require.NoError(t, c.close())
 	})
