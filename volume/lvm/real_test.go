@@ -1,0 +1,135 @@
+package lvm
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/dewpoint-cloud/dewpoint/internal/nodevm"
+	"github.com/dewpoint-cloud/dewpoint/internal/testneed"
+	"github.com/dewpoint-cloud/dewpoint/volume"
+)
+
+// TestOnLVM uses LVM itself, in a machine of its own: a group on a loop device.
+func TestOnLVM(t *testing.T) {
+	if !nodevm.Inside() {
+		testneed.Slow(t)
+		testneed.Tools(t, "lvm")
+		nodevm.Run(t, nodevm.Config{Tests: "^TestOnLVM$", Modules: []string{"loop", "dm_mod", "dm_snapshot", "dm_thin_pool"}, Memory: 768,
+			Tools: []string{"lvs", "vgs", "lvcreate", "lvremove", "lvchange", "lvextend", "vgcreate"}})
+		return
+	}
+	kinds(t, testOnLVM)
+}
+
+const lvmConf = `
+activation { udev_sync = 0  udev_rules = 0  verify_udev_operations = 1  monitoring = 0 }
+global { thin_check_executable = ""  use_lvmpolld = 0  event_activation = 0 }
+devices { use_devicesfile = 0  obtain_device_list_from_udev = 0  external_device_info_source = "none" }
+backup { backup = 0  archive = 0 }
+`
+
+func testOnLVM(t *testing.T, thin bool) {
+	group, loop := "linear0", "/dev/loop0"
+	if thin {
+		group, loop = "thin0", "/dev/loop1"
+	}
+	system := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(system, "lvm.conf"), []byte(lvmConf), 0o600))
+	t.Setenv("LVM_SYSTEM_DIR", system)
+	run := func(name string, args ...string) {
+		t.Helper()
+		out, err := exec.Command(name, args...).CombinedOutput()
+		require.NoError(t, err, "%s %s: %s", name, strings.Join(args, " "), out)
+	}
+	disk := filepath.Join(t.TempDir(), "disk")
+	// A disk full of what somebody left on it.
+	require.NoError(t, os.WriteFile(disk, []byte(strings.Repeat("what was here before", 96<<20/20)), 0o600))
+	run("losetup", loop, disk)
+	run("vgcreate", "-y", "-s", "4m", group, loop)
+	cfg := Config{VG: group, gib: small}
+	if thin {
+		run("lvcreate", "-y", "-Zy", "-L", "64m", "--thinpool", "pool", group)
+		cfg.ThinPool = "pool"
+	}
+	d, err := Open(t.Context(), cfg)
+	require.NoError(t, err)
+	ctx := t.Context()
+	zeros := func(id string, from, to int64) {
+		t.Helper()
+		path, err := d.Path(ctx, id)
+		require.NoError(t, err)
+		f, err := os.Open(path)
+		require.NoError(t, err)
+		defer f.Close()
+		b := make([]byte, to-from)
+		_, err = f.ReadAt(b, from)
+		require.NoError(t, err)
+		require.Empty(t, strings.Trim(string(b), "\x00"), "it is not all zeros")
+	}
+	before, err := d.Stats(ctx)
+	require.NoError(t, err)
+	require.Positive(t, before.FreeGiB)
+
+	id, snapshot, clone := uuid.NewString(), uuid.NewString(), uuid.NewString()
+	for range 2 {
+		require.NoError(t, d.Create(ctx, id, 1))
+	}
+	zeros(id, 0, small)
+	put(t, d, id, "secret of a tenant  ")
+	for range 2 {
+		require.NoError(t, d.Snapshot(ctx, snapshot, id))
+	}
+	put(t, d, id, "written after it    ")
+	for range 2 {
+		require.NoError(t, d.Clone(ctx, clone, snapshot, 2))
+	}
+	require.Equal(t, "secret of a tenant  ", get(t, d, clone, 0))
+	require.Equal(t, "written after it    ", get(t, d, id, 0))
+	zeros(clone, small, 2*small)
+	for range 2 {
+		require.NoError(t, d.Extend(ctx, id, 3))
+	}
+	zeros(id, small, 3*small)
+	all, err := d.List(ctx)
+	require.NoError(t, err)
+	require.ElementsMatch(t, []volume.Info{{ID: id, SizeGiB: 3}, {ID: snapshot, SizeGiB: 1, Of: id}, {ID: clone, SizeGiB: 2}}, all)
+	require.ErrorIs(t, d.Delete(ctx, id), errdefs.ErrFailedPrecondition)
+
+	// A foreign one with our prefix stays; one that is in use stays, with an error; what is missing is success; what has no room is refused.
+	foreign := volumePrefix + uuid.NewString()
+	if thin {
+		run("lvcreate", "-y", "-n", foreign, "-V", "4m", "--thinpool", "pool", group)
+	} else {
+		run("lvcreate", "-y", "-Zn", "-Wn", "-n", foreign, "-L", "4m", group)
+	}
+	require.NoError(t, d.Delete(ctx, strings.TrimPrefix(foreign, volumePrefix)))
+	require.ErrorIs(t, d.Create(ctx, strings.TrimPrefix(foreign, volumePrefix), 1), errdefs.ErrAlreadyExists)
+	run("lvs", group+"/"+foreign)
+	path, err := d.Path(ctx, clone)
+	require.NoError(t, err)
+	held, err := os.Open(path)
+	require.NoError(t, err)
+	require.ErrorIs(t, d.Delete(ctx, clone), errdefs.ErrUnavailable)
+	require.NoError(t, held.Close())
+	require.ErrorIs(t, d.Create(ctx, uuid.NewString(), 1000), errdefs.ErrResourceExhausted)
+
+	for range 2 {
+		require.NoError(t, d.DeleteSnapshot(ctx, snapshot))
+		require.NoError(t, d.Delete(ctx, clone))
+		require.NoError(t, d.Delete(ctx, id))
+	}
+	again := uuid.NewString()
+	require.NoError(t, d.Create(ctx, again, 8))
+	zeros(again, 0, 8*small)
+	require.NoError(t, d.Delete(ctx, again))
+	all, err = d.List(ctx)
+	require.NoError(t, err)
+	require.Empty(t, all)
+}
