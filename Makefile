@@ -14,7 +14,7 @@ minicloud: ## a whole cloud on this machine, with real virtual machines; ARGS="-
 .PHONY: test
 test: ## all tests with nothing skipped, under the race detector (root)
 	@scripts/install-deps test
-	DEWPOINT_REQUIRE=all CGO_ENABLED=1 $(GO) test -race -count=1 -p 2 -timeout 10m ./...
+	DEWPOINT_REQUIRE=all CGO_ENABLED=1 $(GO) test -race -count=1 -p 2 -timeout 30m ./...
 
 .PHONY: bench
 bench: ## every figure beside its peer; a line each in bench/results.jsonl (root)
