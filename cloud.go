@@ -134,6 +134,10 @@ func (c *Cloud) run(ctx context.Context) (err error) {
 	if err := services.Compute.InstallFlavors(auth.NewContext(ctx, auth.Admin("")), c.cfg.Flavors); err != nil {
 		return err
 	}
+	volumes, err := c.newVolumes(services)
+	if err != nil {
+		return err
+	}
 	parts, ctx := errgroup.WithContext(ctx)
 	begun := time.Now()
 	var node *node
@@ -144,10 +148,6 @@ func (c *Cloud) run(ctx context.Context) (err error) {
 		opened.add(node.close)
 		parts.Go(func() error { return node.network.Run(ctx) })
 		parts.Go(func() error { return node.compute.Run(ctx) })
-	}
-	volumes, err := c.newVolumes(services)
-	if err != nil {
-		return err
 	}
 	if volumes != nil {
 		parts.Go(func() error { return volumes.agent.Run(ctx) })
