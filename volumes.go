@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/dewpoint-cloud/dewpoint/compute"
 	"github.com/dewpoint-cloud/dewpoint/scheduler"
 	"github.com/dewpoint-cloud/dewpoint/state"
@@ -54,6 +56,9 @@ func (c *Cloud) plugged(ctx context.Context, domains []compute.Domain) (map[stri
 			continue
 		}
 		serials, err := plugger.DisksOf(ctx, d.ID)
+		if errdefs.IsNotFound(err) {
+			continue // it went after the domains were listed
+		}
 		if err != nil {
 			return nil, fmt.Errorf("dewpoint: disks of domain %s: %w", d.ID, err)
 		}

@@ -1,6 +1,8 @@
 package dewpoint_test
 
 import (
+	"context"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -10,6 +12,7 @@ import (
 	"github.com/dewpoint-cloud/dewpoint"
 	"github.com/dewpoint-cloud/dewpoint/auth"
 	"github.com/dewpoint-cloud/dewpoint/compute"
+	"github.com/dewpoint-cloud/dewpoint/compute/fakecompute"
 	"github.com/dewpoint-cloud/dewpoint/volume"
 	"github.com/dewpoint-cloud/dewpoint/volume/fakevolume"
 )
@@ -108,4 +111,28 @@ func TestACloudWithoutVolumes(t *testing.T) {
 	require.ErrorIs(t, err, errdefs.ErrResourceExhausted)
 	require.ErrorContains(t, err, "of 0 with volumes")
 	require.NoError(t, stop())
+}
+
+// passing is a hypervisor whose domains go as soon as they are listed.
+type passing struct {
+	*fakecompute.Hypervisor
+}
+
+func (p passing) DisksOf(context.Context, string) ([]string, error) {
+	return nil, fmt.Errorf("domain: %w", errdefs.ErrNotFound)
+}
+
+// TestADomainThatGoesDuringAnAudit is no reason for the audit to fail.
+func TestADomainThatGoesDuringAnAudit(t *testing.T) {
+	r := newRig(t)
+	r.storage(t)
+	r.cfg.Hypervisor = passing{Hypervisor: r.cfg.Hypervisor.(*fakecompute.Hypervisor)}
+	cloud, s, ctx, _ := run(t, r.cfg)
+	made, err := s.Compute.Run(ctx, furnish(t, ctx, s))
+	require.NoError(t, err)
+	_, err = s.Compute.WaitActive(ctx, made[0].ID)
+	require.NoError(t, err)
+	found, err := cloud.Audit(ctx)
+	require.NoError(t, err)
+	require.Empty(t, found)
 }
