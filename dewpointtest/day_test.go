@@ -19,7 +19,7 @@ import (
 	"github.com/dewpoint-cloud/dewpoint/scheduler"
 )
 
-// A day of a cloud: its users do so many things, spread over 24 hours, while messages are lost and guests fall. The whole of it is
+// A day of a cloud: its users, ten in each project, do so many things, spread over 24 hours, while messages are lost and guests fall. The whole of it is
 // BenchmarkPeerDay's.
 func TestADay(t *testing.T) {
 	day(t, 10, 5, 30)
@@ -62,7 +62,8 @@ func day(t *testing.T, hosts, users, each int) {
 			var all sync.WaitGroup
 			for n := range users {
 				time.Sleep(pause / time.Duration(users))
-				all.Go(func() { done.Add(user(ctx, s, c.Compute, fmt.Sprint("user-", n), each, pause)) })
+				mine := auth.NewContext(ctx, auth.Admin(fmt.Sprint("project-", n/10)))
+				all.Go(func() { done.Add(user(mine, s, c.Compute, fmt.Sprint("user-", n), each, pause)) })
 			}
 			all.Wait()
 			for _, found := range s.CheckNow() {

@@ -110,7 +110,7 @@ func (r *Runner) renew(ctx context.Context) {
 }
 
 // due drops what another worker has taken, and returns the drives, with their epochs, whose lease must be renewed now: a
-// record of progress has done so for the others. The only worker of its owner has nothing to renew.
+// record of progress has done so for the others.
 func (r *Runner) due() map[*drive]uint64 {
 	due := map[*drive]uint64{}
 	soon := time.Now().Add(2 * r.cfg.Lease / 3)
@@ -123,7 +123,7 @@ func (r *Runner) due() map[*drive]uint64 {
 			case err != nil || d.epoch == 0 || rec.Epoch < d.epoch:
 			case rec.Epoch > d.epoch:
 				d.cancel(errLost)
-			case !r.cfg.Exclusive && rec.Lease.Before(soon):
+			case rec.Lease.Before(soon):
 				due[d] = d.epoch
 			}
 		}

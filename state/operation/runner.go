@@ -118,7 +118,9 @@ func (r *Runner) Run(ctx context.Context) error {
 	defer drives.Wait()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	drives.Go(func() { r.renew(ctx) })
+	if !r.cfg.Exclusive { // else there is nobody to keep leases from
+		drives.Go(func() { r.renew(ctx) })
+	}
 	for {
 		next := r.scan(ctx, &drives)
 		timer := time.NewTimer(next)
