@@ -209,8 +209,8 @@ func (a *Agent) Unplug(ctx context.Context, portID string) error {
 			return fmt.Errorf("port %q is plugged to this node: %w", portID, errdefs.ErrFailedPrecondition)
 		}
 		tap = p.TapName()
-		for other := range Ports.By(v, "network", p.NetworkID) {
-			if other.Plugged && other.HostID == a.cfg.HostID {
+		for other := range Ports.By(v, "host", a.cfg.HostID) {
+			if other.Plugged && other.NetworkID == p.NetworkID {
 				last = false
 				break
 			}

@@ -93,6 +93,11 @@ func (s *Store) apply(b Batch) error {
 			}
 		}
 	}
+	for key, e := range a.sums {
+		if err := setRow(a.rows, sumRows, first(a.base, sumRows, key), e); err != nil {
+			return fmt.Errorf("state: revision %d, key %q: %w", b.Rev, key, err)
+		}
+	}
 	if err := a.rows.Insert(metaRows, &entry{key: "revision", rev: b.Rev}); err != nil {
 		return err
 	}
@@ -127,11 +132,12 @@ func (a *applier) apply(op Op) (*change, error) {
 		return nil, setRow(a.rows, uniqueRows, first(a.base, uniqueRows, op.Key), e)
 	case "s":
 		// The amount was changed with the records; here is its revision.
-		old := a.sum(op.Key)
-		if op.Delete {
-			return nil, a.setSum(op.Key, old, nil)
+		var e *entry
+		if !op.Delete {
+			e = &entry{op.Key, op.Rev, oldValue(a.sum(op.Key))}
 		}
-		return nil, a.setSum(op.Key, old, &entry{op.Key, op.Rev, oldValue(old)})
+		a.sums[op.Key] = e
+		return nil, nil
 	case "r":
 	default:
 		return nil, fmt.Errorf("not a key of this version of the store")
@@ -172,11 +178,6 @@ func (a *applier) sum(key string) *entry {
 	return first(a.base, sumRows, key)
 }
 
-func (a *applier) setSum(key string, old, e *entry) error {
-	a.sums[key] = e
-	return setRow(a.rows, sumRows, old, e)
-}
-
 // addUp keeps the amounts; the revisions of the rows come with the operations on the sums' own keys.
 func (a *applier) addUp(t table, old, val any) error {
 	return changeSums(a.s.schema, t, old, val, func(sm sum, group string, plus, minus any) error {
@@ -190,7 +191,8 @@ func (a *applier) addUp(t table, old, val any) error {
 		if total == nil && e == nil {
 			return nil
 		}
-		return a.setSum(key, e, &entry{key, rev, total})
+		a.sums[key] = &entry{key, rev, total}
+		return nil
 	})
 }
 

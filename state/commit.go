@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
-	"slices"
 	"time"
 
 	memdb "github.com/hashicorp/go-memdb"
@@ -17,7 +17,6 @@ type update struct {
 	fn       func(*Tx) error
 	result   chan error
 	panicked any
-	spoilt   error // the panic's, or that of changes that could not be taken back
 }
 
 // Limits of one group of updates. A log with smaller limits for a batch is a [Limited].
@@ -82,8 +81,13 @@ func (s *Store) commit() {
 // batch is a group of updates as it grows.
 type batch struct {
 	base    *memdb.Txn       // the state before the group
-	rows    *memdb.Txn       // the state with the group's changes so far
-	changed map[rowID]*entry // the rows that differ between the two; nil for one that is gone
+	changed map[rowID]*entry // the rows that the group has changed so far; nil for one that is gone
+
+	// The tables with the group's changes, for those who ask for rows by an index or in order. Most updates ask for single rows only, so
+	// that the changes wait until a table is asked for.
+	rows   *memdb.Txn
+	behind map[string]map[string]bool // by table, the keys of which rows may not have what changed says
+	inRows map[rowID]*entry           // what rows have that differs from base
 
 	guards map[string]Revision
 	ops    map[string]Op
@@ -92,11 +96,8 @@ type batch struct {
 	errs   []error
 }
 
-// errFull is that an update has to be left to the next group.
-var errFull = errors.New("state: the group is full")
-
-// add adds what an update changed and read, unless the group had something and would be over the limits with it.
-func (b *batch) add(tx *Tx, limit Limits) error {
+// add adds what an update changed and read, or returns false if the group has something and would be over the limits with it.
+func (b *batch) add(tx *Tx, limit Limits) bool {
 	ops, guards, bytes := len(b.ops), len(b.guards), b.bytes
 	for key := range tx.guards {
 		if _, has := b.guards[key]; !has {
@@ -114,12 +115,12 @@ func (b *batch) add(tx *Tx, limit Limits) error {
 	}
 	over := ops > limit.Ops || guards > limit.Guards || (limit.Bytes > 0 && bytes > limit.Bytes)
 	if over && len(b.ops)+len(b.guards) > 0 {
-		return errFull
+		return false
 	}
 	b.bytes = bytes
 	maps.Copy(b.guards, tx.guards)
 	maps.Copy(b.ops, tx.ops)
-	return nil
+	return true
 }
 
 // rowID names a row of the tables in memory.
@@ -127,7 +128,52 @@ type rowID struct{ table, key string }
 
 func (s *Store) newBatch() *batch {
 	head := s.db.Snapshot()
-	return &batch{base: head.Txn(false), rows: head.Txn(true), changed: map[rowID]*entry{}, guards: map[string]Revision{}, ops: map[string]Op{}}
+	return &batch{base: head.Txn(false), rows: head.Txn(true), changed: map[rowID]*entry{}, behind: map[string]map[string]bool{}, inRows: map[rowID]*entry{},
+		guards: map[string]Revision{}, ops: map[string]Op{}}
+}
+
+// look returns a row as it is so far.
+func (b *batch) look(id rowID) *entry {
+	if e, changed := b.changed[id]; changed {
+		return e
+	}
+	return first(b.base, id.table, id.key)
+}
+
+// leave leaves a row that has changed for when its table is asked for.
+func (b *batch) leave(id rowID) {
+	keys := b.behind[id.table]
+	if keys == nil {
+		keys = map[string]bool{}
+		b.behind[id.table] = keys
+	}
+	keys[id.key] = true
+}
+
+// table returns the tables in memory, of which one is as the updates have left it.
+func (b *batch) table(name string) *memdb.Txn {
+	for key := range b.behind[name] {
+		id := rowID{name, key}
+		was, differs := b.inRows[id]
+		if !differs {
+			was = first(b.base, name, key)
+		}
+		now := b.look(id)
+		if err := setRow(b.rows, name, was, now); err != nil {
+			panic(fmt.Sprintf("state: %s %q: %v", name, key, err)) // an index that can't be made of a record that could be put
+		}
+		b.inRows[id] = now
+	}
+	delete(b.behind, name)
+	return b.rows
+}
+
+func (b *batch) each(table, index, value string) iter.Seq[*entry] {
+	return func(yield func(*entry) bool) { each(b.table(table), table, index, value)(yield) }
+}
+
+func (b *batch) from(table, key string) iter.Seq[*entry] {
+	return func(yield func(*entry) bool) { from(b.table(table), table, key)(yield) }
 }
 
 // commitGroup commits a group, running it again as long as another writer was faster. Updates that no longer fit are
@@ -137,17 +183,10 @@ func (s *Store) commitGroup(group []*update, limit Limits) {
 		b := s.newBatch()
 		rest := group
 		for len(rest) > 0 {
-			if err := s.run(b, rest[0], limit); err != nil {
-				break // the group is full, or what the update left in the rows is not known
+			if !s.run(b, rest[0], limit) {
+				break
 			}
 			rest = rest[1:]
-		}
-		if len(rest) > 0 && rest[0].spoilt != nil {
-			u := rest[0]
-			u.result <- u.spoilt
-			group = slices.DeleteFunc(slices.Clone(group), func(other *update) bool { return other == u })
-			b.rows.Abort()
-			continue
 		}
 		err := s.commitBatch(b)
 		b.rows.Abort()
@@ -164,32 +203,23 @@ func (s *Store) commitGroup(group []*update, limit Limits) {
 	}
 }
 
-// run runs one update on top of what the group has changed so far, and takes back what it did if it fails, or if the group is
-// too large with it, which is errFull. Any other error is also the update's: what it did can't be taken back, because the
-// caller's function ended in the middle of something, and the group must run again without it.
-func (s *Store) run(b *batch, u *update, limit Limits) error {
-	if err := u.ctx.Err(); err != nil {
-		b.ran, b.errs = append(b.ran, u), append(b.errs, err)
-		return nil
-	}
-	tx := &Tx{schema: s.schema, group: b, guards: map[string]Revision{}, ops: map[string]Op{}}
-	err := u.call(tx)
+// run runs one update on top of what the group has changed so far, and takes back what it did if it fails. It returns false, and has
+// changed nothing, if the group is too large with it.
+func (s *Store) run(b *batch, u *update, limit Limits) bool {
+	err := u.ctx.Err()
 	if err == nil {
-		if b.add(tx, limit) == nil {
-			b.ran, b.errs = append(b.ran, u), append(b.errs, nil)
-			return nil
+		tx := &Tx{schema: s.schema, group: b, guards: map[string]Revision{}, ops: map[string]Op{}}
+		err = u.call(tx)
+		full := err == nil && !b.add(tx, limit)
+		if full || err != nil {
+			tx.takeBack()
 		}
-		if u.spoilt = tx.takeBack(); u.spoilt != nil {
-			return u.spoilt
+		if full {
+			return false
 		}
-		return errFull
 	}
-	if u.panicked == nil && tx.takeBack() == nil {
-		b.ran, b.errs = append(b.ran, u), append(b.errs, err)
-		return nil
-	}
-	u.spoilt = err
-	return err
+	b.ran, b.errs = append(b.ran, u), append(b.errs, err)
+	return true
 }
 
 // call runs the caller's function; a panic in it is the caller's too.

@@ -49,11 +49,11 @@ type Tx struct {
 	undo   []former // to take back what it changed, should it fail
 }
 
-// former is what was in a row before a change.
+// former is what a group had of a row before a change.
 type former struct {
 	row   rowID
 	entry *entry
-	noted bool // in the group's rows
+	noted bool // that the group had changed it before
 }
 
 // Unguarded returns a reader of the same data whose reads don't count as a reason for what the Update does: a
@@ -65,10 +65,10 @@ type unguarded struct{ tx *Tx }
 func (u unguarded) get(table, key string) *entry { return u.tx.look(table, key) }
 
 func (u unguarded) each(table, index, value string) iter.Seq[*entry] {
-	return each(u.tx.group.rows, table, index, value)
+	return u.tx.group.each(table, index, value)
 }
 
-func (u unguarded) from(table, key string) iter.Seq[*entry] { return from(u.tx.group.rows, table, key) }
+func (u unguarded) from(table, key string) iter.Seq[*entry] { return u.tx.group.from(table, key) }
 
 func (u unguarded) sum(name, group string) *entry { return u.tx.look(sumRows, sumKey(name, group)) }
 
@@ -79,11 +79,11 @@ func (tx *Tx) get(table, key string) *entry {
 }
 
 func (tx *Tx) each(table, index, value string) iter.Seq[*entry] {
-	return tx.guarded(table, each(tx.group.rows, table, index, value))
+	return tx.guarded(table, tx.group.each(table, index, value))
 }
 
 func (tx *Tx) from(table, key string) iter.Seq[*entry] {
-	return tx.guarded(table, from(tx.group.rows, table, key))
+	return tx.guarded(table, tx.group.from(table, key))
 }
 
 func (tx *Tx) guarded(table string, entries iter.Seq[*entry]) iter.Seq[*entry] {
@@ -104,44 +104,29 @@ func (tx *Tx) sum(name, group string) *entry {
 	return e
 }
 
-// look returns a row as the group has it so far. Rows that the group did not change are read where the group began, because
-// a read from the changing tables makes go-memdb copy more at the next write.
-func (tx *Tx) look(table, key string) *entry {
-	if e, changed := tx.group.changed[rowID{table, key}]; changed {
-		return e
-	}
-	return first(tx.group.base, table, key)
-}
+// look returns a row as the group has it so far.
+func (tx *Tx) look(table, key string) *entry { return tx.group.look(rowID{table, key}) }
 
-// set puts, or with nil removes, a row of which old is the one before.
-func (tx *Tx) set(table, key string, old, e *entry) error {
+// set puts, or with nil removes, a row.
+func (tx *Tx) set(table, key string, e *entry) {
 	id := rowID{table, key}
 	was, noted := tx.group.changed[id]
-	if err := setRow(tx.group.rows, table, old, e); err != nil {
-		return fmt.Errorf("%s %q: %w", table, key, err)
-	}
-	if !noted {
-		was = old
-	}
 	tx.undo = append(tx.undo, former{id, was, noted})
 	tx.group.changed[id] = e
-	return nil
+	tx.group.leave(id)
 }
 
 // takeBack undoes what the update changed.
-func (tx *Tx) takeBack() error {
+func (tx *Tx) takeBack() {
 	for i := len(tx.undo) - 1; i >= 0; i-- {
 		u := tx.undo[i]
-		if err := setRow(tx.group.rows, u.row.table, tx.group.changed[u.row], u.entry); err != nil {
-			return err
-		}
 		if u.noted {
 			tx.group.changed[u.row] = u.entry
 		} else {
 			delete(tx.group.changed, u.row)
 		}
+		tx.group.leave(u.row)
 	}
-	return nil
 }
 
 func setRow(rows *memdb.Txn, table string, old, e *entry) error {
@@ -185,9 +170,10 @@ func (tx *Tx) put(t table, key string, val any) error {
 	if err := tx.claim(t, key, old, val); err != nil {
 		return err
 	}
-	if err := tx.set(t.tableName(), key, old, &entry{key, pending, val}); err != nil {
-		return err
+	for i := range t.indexNames() {
+		t.indexValues(i, val) // if it panics, then here, where it is the caller's
 	}
+	tx.set(t.tableName(), key, &entry{key, pending, val})
 	logKey := recordKey(t.tableName(), key)
 	tx.ops[logKey] = Op{Key: logKey, Value: b}
 	return tx.addUp(t, old, val)
@@ -198,9 +184,7 @@ func (tx *Tx) remove(t table, key string) error {
 	if err := tx.claim(t, key, old, nil); err != nil {
 		return err
 	}
-	if err := tx.set(t.tableName(), key, old, nil); err != nil {
-		return err
-	}
+	tx.set(t.tableName(), key, nil)
 	logKey := recordKey(t.tableName(), key)
 	tx.ops[logKey] = Op{Key: logKey, Delete: true}
 	return tx.addUp(t, old, nil)
@@ -234,9 +218,7 @@ func (tx *Tx) claim(t table, key string, old *entry, val any) error {
 		}
 		if owner := tx.look(uniqueRows, logKey); owner != nil {
 			tx.guard(logKey, owner)
-			if err := tx.set(uniqueRows, logKey, owner, nil); err != nil {
-				return err
-			}
+			tx.set(uniqueRows, logKey, nil)
 		}
 		tx.ops[logKey] = Op{Key: logKey, Delete: true}
 	}
@@ -244,9 +226,7 @@ func (tx *Tx) claim(t table, key string, old *entry, val any) error {
 		if _, kept := before[logKey]; kept {
 			continue
 		}
-		if err := tx.set(uniqueRows, logKey, nil, &entry{logKey, pending, key}); err != nil {
-			return err
-		}
+		tx.set(uniqueRows, logKey, &entry{logKey, pending, key})
 		tx.ops[logKey] = Op{Key: logKey, Value: []byte(key)}
 	}
 	return nil
@@ -261,14 +241,16 @@ func (tx *Tx) addUp(t table, old *entry, val any) error {
 		total := s.add(oldValue(e), plus, minus)
 		if total == nil {
 			tx.ops[key] = Op{Key: key, Delete: true}
-			return tx.set(sumRows, key, e, nil)
+			tx.set(sumRows, key, nil)
+			return nil
 		}
 		b, err := s.encode(total)
 		if err != nil {
 			return err
 		}
 		tx.ops[key] = Op{Key: key, Value: b}
-		return tx.set(sumRows, key, e, &entry{key, pending, total})
+		tx.set(sumRows, key, &entry{key, pending, total})
+		return nil
 	})
 }
 
