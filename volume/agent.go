@@ -13,6 +13,7 @@ import (
 	"github.com/dewpoint-cloud/dewpoint/scheduler"
 	"github.com/dewpoint-cloud/dewpoint/state"
 	"github.com/dewpoint-cloud/dewpoint/state/operation"
+	"github.com/dewpoint-cloud/dewpoint/volume/internal/keylock"
 )
 
 // AgentConfig is what an [Agent] is made of.
@@ -35,7 +36,7 @@ type AgentConfig struct {
 type Agent struct {
 	cfg    AgentConfig
 	runner *operation.Runner
-	locks  locks
+	locks  keylock.Locks
 }
 
 // NewAgent checks the configuration. It starts nothing.
@@ -66,7 +67,7 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	cfg.Logger = cfg.Logger.With("host", cfg.HostName)
-	a := &Agent{cfg: cfg, locks: locks{held: map[string]chan struct{}{}}}
+	a := &Agent{cfg: cfg}
 	var err error
 	a.runner, err = operation.NewRunner(operation.Config{Store: cfg.Store, Owner: ownerOf(cfg.HostID), Exclusive: true, Parallel: cfg.Parallel,
 		Hooks: cfg.Hooks, Logger: cfg.Logger, Kinds: a.kinds()})
@@ -210,7 +211,7 @@ func (a *Agent) Compare(ctx context.Context) error {
 
 // exportAgain exports what is attached, if it still is.
 func (a *Agent) exportAgain(ctx context.Context, id string) error {
-	unlock, err := a.locks.lock(ctx, id)
+	unlock, err := a.locks.Lock(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -303,33 +304,4 @@ func (a *Agent) attachment(id string) (at Attachment, found bool, err error) {
 		return at, false, nil
 	}
 	return at, err == nil, err
-}
-
-// locks are one for each volume.
-type locks struct {
-	mu   sync.Mutex
-	held map[string]chan struct{}
-}
-
-func (l *locks) lock(ctx context.Context, id string) (unlock func(), err error) {
-	for {
-		l.mu.Lock()
-		other, taken := l.held[id]
-		if !taken {
-			l.held[id] = make(chan struct{})
-			l.mu.Unlock()
-			return func() {
-				l.mu.Lock()
-				defer l.mu.Unlock()
-				close(l.held[id])
-				delete(l.held, id)
-			}, nil
-		}
-		l.mu.Unlock()
-		select {
-		case <-other:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
 }

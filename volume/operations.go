@@ -161,7 +161,7 @@ func (a *Agent) removeSnapshot(ctx context.Context, w *work) error {
 }
 
 func (a *Agent) export(ctx context.Context, w *work) error {
-	unlock, err := a.locks.lock(ctx, w.VolumeID)
+	unlock, err := a.locks.Lock(ctx, w.VolumeID)
 	if err != nil {
 		return err
 	}
@@ -188,7 +188,7 @@ func (a *Agent) exportNow(ctx context.Context, at Attachment) (Target, error) {
 }
 
 func (a *Agent) unexport(ctx context.Context, w *work) error {
-	unlock, err := a.locks.lock(ctx, w.VolumeID)
+	unlock, err := a.locks.Lock(ctx, w.VolumeID)
 	if err != nil {
 		return err
 	}

@@ -74,13 +74,14 @@ var house = []line{
 	// It asks auth whether its caller may see and disable hosts.
 	{path: "scheduler", ours: []string{"auth", "state", "state/operation", "queue"}, outside: map[string]string{"github.com/google/uuid": uuids}},
 	// It asks the scheduler which hosts get nothing new.
-	{path: "volume", ours: []string{"auth", "scheduler", "state", "state/operation"}, outside: map[string]string{
+	{path: "volume/internal/keylock"},
+	{path: "volume", ours: []string{"auth", "scheduler", "state", "state/operation", "volume/internal/keylock"}, outside: map[string]string{
 		"github.com/google/uuid": uuids}},
 	{path: "volume/fakevolume", ours: []string{"volume"}, outside: map[string]string{"github.com/google/uuid": uuids,
 		"golang.org/x/sys": linux}},
-	{path: "volume/file", ours: []string{"volume"}, outside: map[string]string{"github.com/google/uuid": uuids,
+	{path: "volume/file", ours: []string{"volume", "volume/internal/keylock"}, outside: map[string]string{"github.com/google/uuid": uuids,
 		"golang.org/x/sys": linux}},
-	{path: "volume/lvm", ours: []string{"volume"}, outside: map[string]string{"github.com/google/uuid": uuids,
+	{path: "volume/lvm", ours: []string{"volume", "volume/internal/keylock"}, outside: map[string]string{"github.com/google/uuid": uuids,
 		"golang.org/x/sys": linux}},
 	{path: "volume/iscsi/internal/pdu"},
 	{path: "volume/iscsi/internal/disk", outside: map[string]string{

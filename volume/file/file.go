@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/dewpoint-cloud/dewpoint/volume"
+	"github.com/dewpoint-cloud/dewpoint/volume/internal/keylock"
 )
 
 const (
@@ -42,7 +43,7 @@ type Driver struct {
 	cfg   Config
 	root  *os.Root
 	lock  *os.File
-	locks locks
+	locks keylock.Locks
 
 	mu       sync.Mutex
 	promised map[string]int64 // bytes that calls under way will have added
@@ -76,7 +77,7 @@ func Open(cfg Config) (*Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("file: Config.Dir: %w", classed(err))
 	}
-	d := &Driver{cfg: cfg, root: root, locks: locks{held: map[string]chan struct{}{}}, promised: map[string]int64{}}
+	d := &Driver{cfg: cfg, root: root, promised: map[string]int64{}}
 	if d.lock, err = root.OpenFile(lockName, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("file: Config.Dir: %w", classed(err)), root.Close())
 	}
@@ -220,7 +221,7 @@ func (d *Driver) call(ctx context.Context, do func() error, ids ...string) error
 			return err
 		}
 	}
-	unlock, err := d.locks.lock(ctx, ids)
+	unlock, err := d.locks.Lock(ctx, ids...)
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/dewpoint-cloud/dewpoint/volume"
+	"github.com/dewpoint-cloud/dewpoint/volume/internal/keylock"
 )
 
 const gib = 1 << 30
@@ -44,7 +45,7 @@ type Config struct {
 type Driver struct {
 	cfg   Config
 	busy  chan struct{} // holds a token while a command is run
-	locks locks
+	locks keylock.Locks
 	room  chan struct{} // holds a token while room is looked for and taken
 }
 
@@ -91,7 +92,7 @@ func Open(ctx context.Context, cfg Config) (*Driver, error) {
 	if cfg.pause == 0 {
 		cfg.pause = 200 * time.Millisecond
 	}
-	d := &Driver{cfg: cfg, busy: make(chan struct{}, 1), room: make(chan struct{}, 1), locks: locks{held: map[string]chan struct{}{}}}
+	d := &Driver{cfg: cfg, busy: make(chan struct{}, 1), room: make(chan struct{}, 1)}
 	group, err := d.group(ctx)
 	if err != nil {
 		if errdefs.IsUnavailable(err) && strings.Contains(err.Error(), "not found") {
@@ -279,7 +280,7 @@ func (d *Driver) call(ctx context.Context, do func() error, ids ...string) error
 			return err
 		}
 	}
-	unlock, err := d.locks.lock(ctx, ids)
+	unlock, err := d.locks.Lock(ctx, ids...)
 	if err != nil {
 		return err
 	}
