@@ -3,7 +3,10 @@ package dewpoint_test
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -13,6 +16,7 @@ import (
 	"github.com/dewpoint-cloud/dewpoint/auth"
 	"github.com/dewpoint-cloud/dewpoint/compute"
 	"github.com/dewpoint-cloud/dewpoint/compute/fakecompute"
+	"github.com/dewpoint-cloud/dewpoint/network"
 	"github.com/dewpoint-cloud/dewpoint/volume"
 	"github.com/dewpoint-cloud/dewpoint/volume/fakevolume"
 )
@@ -136,3 +140,49 @@ func TestADomainThatGoesDuringAnAudit(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, found)
 }
+
+// watched is a hypervisor that tells when it is asked for anything.
+type watched struct {
+	compute.Hypervisor
+	asked atomic.Int32
+}
+
+func (w *watched) Describe(ctx context.Context) (compute.HostInfo, error) {
+	w.asked.Add(1)
+	return w.Hypervisor.Describe(ctx)
+}
+
+// TestNothingStartsBeforeTheVolumesCan: all that a Run may fail for when it begins is looked at before any of its parts works, which nobody would
+// end then.
+func TestNothingStartsBeforeTheVolumesCan(t *testing.T) {
+	r := newRig(t)
+	r.storage(t)
+	hypervisor := &watched{Hypervisor: r.cfg.Hypervisor}
+	r.cfg.Hypervisor = hypervisor
+	// The last word that a program has before its node works spoils what the volumes are told: who their host is.
+	id := filepath.Join(r.cfg.Dir, "host-id")
+	r.cfg.Metadata = func(*dewpoint.Services) (network.Server, error) {
+		return silent{}, os.WriteFile(id, []byte("nonsense"), 0o600)
+	}
+	_, s, ctx, stop := run(t, r.cfg)
+	require.NotZero(t, hypervisor.asked.Load())
+	v, err := s.Volumes.Create(ctx, volume.CreateRequest{SizeGiB: 1})
+	require.NoError(t, err, "the host that the node was is the volumes' too")
+	_, err = s.Volumes.WaitFor(ctx, v.ID, volume.StateAvailable)
+	require.NoError(t, err)
+	require.NoError(t, stop())
+
+	asked := hypervisor.asked.Load()
+	cloud, err := dewpoint.New(r.cfg)
+	require.NoError(t, err)
+	require.ErrorIs(t, cloud.Run(t.Context()), errdefs.ErrDataLoss)
+	require.Equal(t, asked, hypervisor.asked.Load())
+}
+
+// silent is a server that answers nobody.
+type silent struct{}
+
+func (silent) Apply(context.Context, network.Desired) error            { return nil }
+func (silent) Plug(context.Context, network.Bridge, network.Tap) error { return nil }
+func (silent) Unplug(context.Context, string) error                    { return nil }
+func (silent) Run(ctx context.Context) error                           { <-ctx.Done(); return nil }
