@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -27,7 +28,7 @@ func commands() []command {
 	return []command{
 		{"controller", "", "takes requests, and is what nodes join; runs the store and the bus unless -etcd and -bus name others",
 			append([]string{"listen", "etcd", "bus", "cidr", "bridge", "uplink", "memory"}, machine...), runController},
-		{"node", "", "runs machines of the cloud whose controller it joins", append([]string{"join", "token", "name", "netns"}, machine...), runNode},
+		{"node", "", "runs machines of the cloud whose controller it joins", append([]string{"join", "token", "name", "netns", "volumes"}, machine...), runNode},
 		{"token", "", "prints a new token, for nodes to join the controller on this machine", machine, printToken},
 		{"launch", "", "launches machines, and waits until they are active", append([]string{"n", "name", "wait", "request"}, machine...), runLaunch},
 		{"list", "", "shows the machines", machine, runList},
@@ -67,6 +68,9 @@ func (o *options) declare(f *flag.FlagSet, name string) {
 		f.StringVar(&o.token, name, "", "what `minicloud token` printed on the controller")
 	case "netns":
 		f.StringVar(&o.netns, name, "host", "the network namespace that the node's machines live in, as in `ip netns`; \"host\": the host's own network")
+	case "volumes":
+		f.StringVar(&o.volumes, name, "", "address:port where all nodes reach this one's volumes, an address of this machine; "+
+			"\"\": that from which it reaches the controller and port 3260, or, with -netns, "+loopback+", for its own machines alone")
 	case "name":
 		f.StringVar(&o.name, name, "", "what to call it; \"\": the machine's name, or for launch, \"mini\"")
 	case "n":
@@ -191,6 +195,11 @@ func (o *options) check(c command) error {
 	}
 	if takes("netns") && o.netns == "" {
 		return fmt.Errorf(`-netns is empty; the host's own network is "host"`)
+	}
+	if takes("volumes") && o.volumes != "" {
+		if a, err := netip.ParseAddrPort(o.volumes); err != nil || a.Addr().IsUnspecified() || a.Addr().IsMulticast() || a.Addr().Zone() != "" {
+			return fmt.Errorf("-volumes is %q, must be an address, by which others reach this machine, and a port", o.volumes)
+		}
 	}
 	for name, address := range map[string]string{"listen": o.listen, "join": o.join} {
 		if takes(name) && address != "" {

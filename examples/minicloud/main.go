@@ -50,6 +50,7 @@ type options struct {
 	name    string
 	reason  string
 	request string
+	volumes string
 	args    []string
 }
 

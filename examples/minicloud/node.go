@@ -54,6 +54,9 @@ func runNode(ctx context.Context, o options, w io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeLinks()) }()
+	if o.volumes, err = volumesAddress(ctx, o, cred.Address); err != nil {
+		return err
+	}
 	cfg, closeDrivers, err := drivers(ctx, o, h, logger)
 	if err != nil {
 		return err
