@@ -27,7 +27,8 @@ var house = []line{
 	{path: "internal/benchline"},
 	{path: "internal/rabbittest", ours: []string{"internal/testneed"}},
 	{path: "internal/nodevm", ours: []string{"internal/testneed"}},
-	{path: "internal/netnstest", ours: []string{"internal/testneed"}, outside: map[string]string{
+	{path: "internal/netns", outside: map[string]string{"golang.org/x/sys": linux}},
+	{path: "internal/netnstest", ours: []string{"internal/netns", "internal/testneed"}, outside: map[string]string{
 		"github.com/vishvananda/netns": "makes network namespaces", "golang.org/x/sys": linux,
 		"github.com/mdlayher/netlink": netlinks,
 		"github.com/mdlayher/packet":  "frames as a guest sends them"}},
@@ -93,13 +94,13 @@ var house = []line{
 	{path: "network/linux", ours: []string{"network"}, outside: map[string]string{
 		"github.com/google/nftables": "the packet filter, in one atomic transaction", "github.com/mdlayher/netlink": netlinks,
 		"golang.org/x/sys": linux}},
-	{path: "network/dhcp", ours: []string{"network"}, outside: map[string]string{
+	{path: "network/dhcp", ours: []string{"internal/netns", "network"}, outside: map[string]string{
 		"github.com/insomniacslk/dhcp": "the format of DHCP, with its years of hostile packets",
 		"github.com/mdlayher/packet":   "answers to clients that have no address yet", "github.com/mdlayher/netlink": netlinks,
 		"golang.org/x/net": "filters on sockets", "golang.org/x/sys": linux}},
-	{path: "network/linklocal", ours: []string{"network"}, outside: map[string]string{"github.com/mdlayher/netlink": netlinks,
+	{path: "network/linklocal", ours: []string{"internal/netns", "network"}, outside: map[string]string{"github.com/mdlayher/netlink": netlinks,
 		"golang.org/x/sys": linux}},
-	{path: "network/ra", ours: []string{"network"}, outside: map[string]string{
+	{path: "network/ra", ours: []string{"internal/netns", "network"}, outside: map[string]string{
 		"github.com/mdlayher/ndp": "the format of neighbor discovery", "golang.org/x/net": "filters on sockets", "golang.org/x/sys": linux,
 		"github.com/insomniacslk/dhcp": "the format of DHCPv6"}},
 	{path: "network/fakenetwork", ours: []string{"network"}},

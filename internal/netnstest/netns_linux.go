@@ -3,12 +3,12 @@ package netnstest
 import (
 	"fmt"
 	"os"
-	"runtime"
 	"testing"
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	own "github.com/dewpoint-cloud/dewpoint/internal/netns"
 	"github.com/dewpoint-cloud/dewpoint/internal/testneed"
 )
 
@@ -22,7 +22,7 @@ func New(t testing.TB) *NS {
 	t.Helper()
 	testneed.Root(t)
 	ns := &NS{handle: netns.None()}
-	if err := onThread(func() (err error) {
+	if err := own.OnThread(func() (err error) {
 		ns.handle, err = netns.New()
 		return err
 	}); err != nil {
@@ -44,28 +44,12 @@ func (ns *NS) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), 
 // Do runs f on a thread of its own in the namespace. Sockets that f opens, and programs that it starts, belong to the
 // namespace; goroutines that it starts don't.
 func (ns *NS) Do(f func() error) error {
-	return onThread(func() error {
+	return own.OnThread(func() error {
 		if err := netns.Set(ns.handle); err != nil {
 			return err
 		}
 		return f()
 	})
-}
-
-// onThread runs f on a thread that ends with it, so that nobody inherits its namespace. The process's first thread never
-// ends, and /proc/self speaks of it: f gets another.
-func onThread(f func() error) error {
-	ended := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // not unlocked below: the thread ends with the goroutine
-		if unix.Gettid() == os.Getpid() {
-			ended <- onThread(f) // on another, as this one is taken
-			runtime.UnlockOSThread()
-			return
-		}
-		ended <- f()
-	}()
-	return <-ended
 }
 
 func loopbackUp() error {

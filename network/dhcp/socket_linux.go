@@ -13,6 +13,8 @@ import (
 	"github.com/mdlayher/packet"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/dewpoint-cloud/dewpoint/internal/netns"
 )
 
 const (
@@ -73,7 +75,7 @@ func assemble(program []bpf.Instruction, drop uint8) ([]bpf.RawInstruction, erro
 
 // open makes a socket on the bridge, which is ENODEV while it does not exist.
 func (s *Server) open(name string) (sock *socket, err error) {
-	err = s.inNamespace(func() error {
+	err = netns.Do(s.cfg.NetNS, func() error {
 		sock, err = open(name)
 		return err
 	})
@@ -289,37 +291,4 @@ func (m *messages) set(i int, a *answer) {
 	copy(m.addrs[i].Addr[:], a.dst[:])
 	m.vectors[i].Base = &a.packet[0]
 	m.vectors[i].SetLen(a.length)
-}
-
-// inNamespace runs f on a thread in Config.NetNS, which ends with it.
-func (s *Server) inNamespace(f func() error) error {
-	if s.cfg.NetNS == "" {
-		return f()
-	}
-	ns, err := os.Open(s.cfg.NetNS)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	return onThread(func() error {
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			return os.NewSyscallError("setns", err)
-		}
-		return f()
-	})
-}
-
-// onThread runs f on a thread that nobody else gets afterwards. The process's first thread can't end, so f gets another.
-func onThread(f func() error) error {
-	ended := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // not unlocked: the thread ends with the goroutine
-		if unix.Gettid() == os.Getpid() {
-			ended <- onThread(f)
-			runtime.UnlockOSThread()
-			return
-		}
-		ended <- f()
-	}()
-	return <-ended
 }

@@ -6,12 +6,12 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/dewpoint-cloud/dewpoint/internal/netns"
 	"github.com/dewpoint-cloud/dewpoint/network"
 )
 
@@ -44,7 +44,7 @@ func (s *Server) listen(ctx context.Context, bridge string, index int) (net.List
 		return err
 	}}
 	var l net.Listener
-	err := s.inNamespace(func() (err error) {
+	err := netns.Do(s.cfg.NetNS, func() (err error) {
 		l, err = config.Listen(ctx, "tcp4", netip.AddrPortFrom(network.MetadataAddr, port).String())
 		return err
 	})
@@ -129,7 +129,7 @@ func (c *conn) SetHopLimit(n int) error {
 
 // index returns the index of an interface, or ENODEV.
 func (s *Server) index(name string) (index int, err error) {
-	err = s.inNamespace(func() error {
+	err = netns.Do(s.cfg.NetNS, func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return os.NewSyscallError("socket", err)
@@ -146,37 +146,4 @@ func (s *Server) index(name string) (index int, err error) {
 		return nil
 	})
 	return index, err
-}
-
-// inNamespace runs f on a thread in Config.NetNS, which ends with it.
-func (s *Server) inNamespace(f func() error) error {
-	if s.cfg.NetNS == "" {
-		return f()
-	}
-	ns, err := os.Open(s.cfg.NetNS)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	return onThread(func() error {
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			return os.NewSyscallError("setns", err)
-		}
-		return f()
-	})
-}
-
-// onThread runs f on a thread that nobody else gets afterwards. The process's first thread can't end, so f gets another.
-func onThread(f func() error) error {
-	ended := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // not unlocked: the thread ends with the goroutine
-		if unix.Gettid() == os.Getpid() {
-			ended <- onThread(f)
-			runtime.UnlockOSThread()
-			return
-		}
-		ended <- f()
-	}()
-	return <-ended
 }

@@ -6,14 +6,12 @@ import (
 	"fmt"
 	"maps"
 	"net"
-	"os"
-	"runtime"
 	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 
+	"github.com/dewpoint-cloud/dewpoint/internal/netns"
 	"github.com/dewpoint-cloud/dewpoint/network"
 )
 
@@ -128,7 +126,7 @@ func (s *Server) ensure(ctx context.Context, b network.Bridge, have map[string]*
 
 // link returns the interface of a bridge.
 func (s *Server) link(name string) (link *net.Interface, err error) {
-	err = s.inNamespace(func() error {
+	err = netns.Do(s.cfg.NetNS, func() error {
 		link, err = net.InterfaceByName(name)
 		return err
 	})
@@ -136,37 +134,4 @@ func (s *Server) link(name string) (link *net.Interface, err error) {
 		err = errors.New("it has no Ethernet address")
 	}
 	return link, err
-}
-
-// inNamespace runs f on a thread in Config.NetNS, which ends with it.
-func (s *Server) inNamespace(f func() error) error {
-	if s.cfg.NetNS == "" {
-		return f()
-	}
-	ns, err := os.Open(s.cfg.NetNS)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	return onThread(func() error {
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			return os.NewSyscallError("setns", err)
-		}
-		return f()
-	})
-}
-
-// onThread runs f on a thread that nobody else gets afterwards. The process's first thread can't end, so f gets another.
-func onThread(f func() error) error {
-	ended := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // not unlocked: the thread ends with the goroutine
-		if unix.Gettid() == os.Getpid() {
-			ended <- onThread(f)
-			runtime.UnlockOSThread()
-			return
-		}
-		ended <- f()
-	}()
-	return <-ended
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 
+	"github.com/dewpoint-cloud/dewpoint/internal/netns"
 	"github.com/dewpoint-cloud/dewpoint/network"
 )
 
@@ -43,7 +44,7 @@ const (
 
 // open makes the sockets on a bridge, which must have its link-local address.
 func (s *Server) open(link *net.Interface) (c sockets, err error) {
-	err = s.inNamespace(func() error {
+	err = netns.Do(s.cfg.NetNS, func() error {
 		numbered := *link
 		numbered.Name = zone(link)
 		nd, _, err := ndp.Listen(&numbered, ndp.LinkLocal)
