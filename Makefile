@@ -22,7 +22,7 @@ test: ## all tests with nothing skipped, under the race detector (root)
 
 .PHONY: bench
 bench: ## every figure beside its peer; a line each in bench/results.jsonl (root)
-	@scripts/install-deps test
+	@scripts/install-deps test bench
 	@mkdir -p bench && rm -f bench/results.jsonl
 	DEWPOINT_REQUIRE=all DEWPOINT_BENCH="$(CURDIR)/bench/results.jsonl" \
 		$(GO) test -run '^$$' -bench Peer -benchtime 1x -p 1 -timeout 30m ./...
