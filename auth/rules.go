@@ -58,8 +58,10 @@ func DefaultPolicy() Policy {
 		"compute:stop":      sys,
 		"compute:terminate": sys,
 
-		"compute:volume:attach": sys,
-		"compute:volume:detach": sys,
+		"compute:fixed-ip:add":    sys,
+		"compute:fixed-ip:remove": sys,
+		"compute:volume:attach":   sys,
+		"compute:volume:detach":   sys,
 
 		"compute:flavor:create": admin,
 		"compute:flavor:delete": admin,

@@ -146,6 +146,7 @@ const (
 	TaskStarting   Task = "starting"
 	TaskStopping   Task = "stopping"
 	TaskDeleting   Task = "deleting"
+	TaskNetworking Task = "networking" // a fixed IP comes or goes
 )
 
 // allowed is the state machine: from which states an action may begin. Another task must not be under way, except that
@@ -155,6 +156,7 @@ var allowed = map[Task][]State{
 	TaskHardReboot: {StateActive, StatePaused},
 	TaskStarting:   {StateStopped},
 	TaskStopping:   {StateActive, StatePaused},
+	TaskNetworking: {StateActive, StatePaused, StateStopped},
 }
 
 // may returns why a task can't begin now.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -100,6 +101,11 @@ func TestCrashes(t *testing.T) {
 		}
 	}
 	terminate := func(w *crashing) error { return w.service.Terminate(w.ctx, w.id) }
+	adding := act(launched, func(w *crashing) error {
+		_, err := w.service.AddFixedIP(w.ctx, w.id, netID, netip.Addr{})
+		return err
+	})
+	removeFirst := func(w *crashing) error { return w.service.RemoveFixedIP(w.ctx, w.id, "lan", w.addresses(w.id)[0]) }
 	for name, w := range map[string]crashing{
 		"launch":      {begin: launching, want: compute.StateActive},
 		"terminate":   {begin: act(launched, terminate)},
@@ -117,9 +123,16 @@ func TestCrashes(t *testing.T) {
 			w.nodes[0].forgetTaps()
 			return w.service.Start(w.ctx, w.id)
 		}), want: compute.StateActive},
-		"terminate stopped":        {begin: act(stopped, terminate)},
-		"terminate before launch":  {begin: act(launching, terminate)},
-		"terminate without domain": {begin: act(launched, func(w *crashing) error { w.nodes[0].host.Remove(w.id); return terminate(w) })},
+		"add a fixed IP": {begin: act(launched, func(w *crashing) error {
+			_, err := w.service.AddFixedIP(w.ctx, w.id, "lan", netip.MustParseAddr("10.0.0.77"))
+			return err
+		}), want: compute.StateActive},
+		"remove a fixed IP":                 {begin: act(withTwo, removeFirst), want: compute.StateActive},
+		"terminate while a fixed IP comes":  {begin: act(adding, terminate)},
+		"terminate while a fixed IP leaves": {begin: act(act(withTwo, removeFirst), terminate)},
+		"terminate stopped":                 {begin: act(stopped, terminate)},
+		"terminate before launch":           {begin: act(launching, terminate)},
+		"terminate without domain":          {begin: act(launched, func(w *crashing) error { w.nodes[0].host.Remove(w.id); return terminate(w) })},
 	} {
 		t.Run(name, func(t *testing.T) { crash(t, w) })
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -26,15 +27,16 @@ import (
 
 // RunRequest asks for instances.
 type RunRequest struct {
-	Name           string   // required: up to 255 characters; with several instances, "-1", "-2", … is added
-	Image          string   // required: an image's id
-	Flavor         string   // required: a flavor's id or name
-	Networks       []string // ids or names, a card on each; none: the project's own ([network.Range]), or the one that it sees
-	SecurityGroups []string // ids or names of the project's, for all cards; none: the project's default group
-	KeyName        string   // a key pair of the caller; "": none
-	UserData       []byte   // at most 64 KiB
-	Zone           string   // availability zone; "": any
-	Host           string   // a host's id or name, for administrators; "": any
+	Name           string       // required: up to 255 characters; with several instances, "-1", "-2", … is added
+	Image          string       // required: an image's id
+	Flavor         string       // required: a flavor's id or name
+	Networks       []string     // ids or names, a card on each; none: the project's own ([network.Range]), or the one that it sees
+	FixedIPs       []netip.Addr `json:",omitempty"` // what the cards on Networks are to have, in their order; a zero one, or one less: any that is free. For one instance
+	SecurityGroups []string     // ids or names of the project's, for all cards; none: the project's default group
+	KeyName        string       // a key pair of the caller; "": none
+	UserData       []byte       // at most 64 KiB
+	Zone           string       // availability zone; "": any
+	Host           string       // a host's id or name, for administrators; "": any
 
 	MinCount int // fewer is refused; 0: MaxCount
 	MaxCount int // as many as quota and room allow, up to this; 0: 1, or MinCount if that is more
@@ -60,7 +62,7 @@ const (
 // their hosts, and returns their records at once, in the state "building"; [Service.Wait] waits for more. Either at
 // least MinCount instances are recorded, or none and the error says why: InvalidArgument names the field,
 // ResourceExhausted is a quota, a network without free addresses ([network.ErrNoMoreAddresses]) or
-// a [scheduler.Unplaced], NotFound an unknown reference.
+// a [scheduler.Unplaced], NotFound an unknown reference, AlreadyExists one of the FixedIPs that is taken.
 func (s *Service) Run(ctx context.Context, req RunRequest) ([]Instance, error) {
 	caller, err := s.cfg.Policy.Authorize(ctx, "compute:run", "")
 	if err != nil {
@@ -115,6 +117,10 @@ func (req *RunRequest) check() error {
 		return bad("SecurityGroups", "names %d groups, at most %d are possible", len(req.SecurityGroups), network.MaxGroupsPerPort)
 	case len(req.Networks) > MaxNICs:
 		return bad("Networks", "names %d networks, at most %d are possible", len(req.Networks), MaxNICs)
+	case len(req.FixedIPs) > len(req.Networks):
+		return bad("FixedIPs", "has %d addresses, at most %d are possible: one for each of Networks", len(req.FixedIPs), len(req.Networks))
+	case req.MaxCount > 1 && slices.ContainsFunc(req.FixedIPs, netip.Addr.IsValid):
+		return bad("FixedIPs", "are %v and MaxCount is %d, must be 1: an address is one instance's", req.FixedIPs, req.MaxCount)
 	case !validToken.MatchString(req.Token):
 		return bad("Token", "must have at most 64 printable ASCII characters")
 	}
@@ -173,9 +179,13 @@ func (s *Service) record(tx *state.Tx, caller auth.Caller, req RunRequest) (made
 		if h, err := scheduler.Hosts.Get(tx, host); err == nil {
 			i.Zone = h.Zone
 		}
-		for _, net := range nets {
-			p, err := s.cfg.Addresses.Allocate(tx, network.PortRequest{NetworkID: net, ProjectID: i.ProjectID, InstanceID: i.ID,
-				HostID: host, Hostname: i.Hostname, SecurityGroups: req.SecurityGroups})
+		for card, net := range nets {
+			ask := network.PortRequest{NetworkID: net, ProjectID: i.ProjectID, InstanceID: i.ID, HostID: host, Hostname: i.Hostname,
+				SecurityGroups: req.SecurityGroups}
+			if card < len(req.FixedIPs) {
+				ask.Addr = req.FixedIPs[card]
+			}
+			p, err := s.cfg.Addresses.Allocate(tx, ask)
 			if errors.Is(err, network.ErrNoMoreAddresses) && index >= req.MinCount {
 				for _, port := range i.Ports {
 					if err := s.cfg.Addresses.Release(tx, port); err != nil {
@@ -183,6 +193,9 @@ func (s *Service) record(tx *state.Tx, caller auth.Caller, req RunRequest) (made
 					}
 				}
 				return made, true, nil
+			}
+			if err != nil && ask.Addr.IsValid() {
+				err = fmt.Errorf("compute: FixedIPs[%d]: %w", card, err)
 			}
 			if err != nil {
 				return nil, false, err
@@ -266,18 +279,29 @@ func (i *Instance) boot(r state.Reader, caller auth.Caller, imageID string) erro
 	return nil
 }
 
+// sees tells whether a caller's project may have cards on a network.
+func sees(caller auth.Caller, n network.Network) bool {
+	return n.ProjectID == "" || n.ProjectID == caller.ProjectID
+}
+
+// findNetwork returns a network that the caller sees, by id or name.
+func findNetwork(r state.Reader, caller auth.Caller, idOrName string) (network.Network, error) {
+	n, err := network.Networks.Get(r, idOrName)
+	if errdefs.IsNotFound(err) {
+		n, err = network.Networks.One(r, "name", idOrName)
+	}
+	if err != nil || !sees(caller, n) {
+		return network.Network{}, fmt.Errorf("network %q: %w", idOrName, errdefs.ErrNotFound)
+	}
+	return n, nil
+}
+
 // networks returns the ids of the networks asked for, or of the one there is, or is allotted to the project now.
 func (s *Service) networks(tx *state.Tx, caller auth.Caller, asked []string) (ids []string, err error) {
-	sees := func(n network.Network) bool {
-		return n.ProjectID == "" || n.ProjectID == caller.ProjectID
-	}
 	for _, name := range asked {
-		n, err := network.Networks.Get(tx, name)
-		if errdefs.IsNotFound(err) {
-			n, err = network.Networks.One(tx, "name", name)
-		}
-		if err != nil || !sees(n) {
-			return nil, fmt.Errorf("network %q: %w", name, errdefs.ErrNotFound)
+		n, err := findNetwork(tx, caller, name)
+		if err != nil {
+			return nil, err
 		}
 		ids = append(ids, n.ID)
 	}
@@ -288,7 +312,7 @@ func (s *Service) networks(tx *state.Tx, caller auth.Caller, asked []string) (id
 		return []string{n.ID}, err
 	}
 	for n := range network.Networks.All(tx) {
-		if sees(n) {
+		if sees(caller, n) {
 			ids = append(ids, n.ID)
 		}
 	}

@@ -23,6 +23,9 @@ type PortRequest struct {
 	HostID     string
 	Hostname   string
 
+	// Addr is the IPv4 fixed IP that the port is to have; the zero value: any that is free.
+	Addr netip.Addr
+
 	// SecurityGroups are the groups that the port is to be in, by ids or names, of the project; none: the default group.
 	SecurityGroups []string
 }
@@ -37,7 +40,8 @@ type Addresses struct {
 // Allocate makes a port with one IPv4 fixed IP that is free, the lowest as far as this Addresses knows, or is [ErrNoMoreAddresses] and
 // names the network. A network that the project can't see, or that is being deleted, is NotFound. The addresses that the
 // network's own fields name (gateway, router, DNS servers, next hops of routes) are never given to a port. A security group that
-// the project does not have is NotFound; the default group is made if there is none.
+// the project does not have is NotFound; the default group is made if there is none. An Addr of the request that is not of the subnet, or is the
+// subnet's own, its broadcast address, or one that the network's fields name is InvalidArgument, and AlreadyExists one that is taken.
 func (a *Addresses) Allocate(tx *state.Tx, req PortRequest) (Port, error) {
 	n, err := Networks.Get(tx, req.NetworkID)
 	if err != nil {
@@ -54,15 +58,25 @@ func (a *Addresses) Allocate(tx *state.Tx, req PortRequest) (Port, error) {
 	if p.SecurityGroups, err = groupsFor(tx, req.ProjectID, req.SecurityGroups); err != nil {
 		return Port{}, err
 	}
+	addr := req.Addr
+	if addr.IsValid() { // before the node's own address may be chosen, which can be any other
+		if err := n.checkFixedIP(tx, addr); err != nil {
+			return Port{}, err
+		}
+		if err := FixedIPs.Insert(tx, FixedIP{NetworkID: n.ID, Addr: addr, PortID: p.ID, Since: time.Now().UTC()}); err != nil {
+			return Port{}, err
+		}
+	}
 	if err := a.gateway(tx, n, req.HostID); err != nil {
 		return Port{}, err
 	}
-	addr, err := a.free(tx, n)
-	if err != nil {
-		return Port{}, err
-	}
-	if err := FixedIPs.Insert(tx, FixedIP{NetworkID: n.ID, Addr: addr, PortID: p.ID, Since: time.Now().UTC()}); err != nil {
-		return Port{}, err
+	if !addr.IsValid() {
+		if addr, err = a.free(tx, n); err != nil {
+			return Port{}, err
+		}
+		if err := FixedIPs.Insert(tx, FixedIP{NetworkID: n.ID, Addr: addr, PortID: p.ID, Since: time.Now().UTC()}); err != nil {
+			return Port{}, err
+		}
 	}
 	for {
 		p.MAC = randomMAC()
@@ -102,11 +116,11 @@ func (a *Addresses) Release(tx *state.Tx, portID string) error {
 	if err := dropFloating(tx, p.ID); err != nil {
 		return err
 	}
-	for _, addr := range p.Addrs {
-		if err := FixedIPs.Delete(tx, fixedIPKey(p.NetworkID, addr)); err != nil {
+	for f := range FixedIPs.By(tx, "port", p.ID) { // those too that were withdrawn and not freed
+		if err := FixedIPs.Delete(tx, fixedIPKey(f.NetworkID, f.Addr)); err != nil {
 			return err
 		}
-		a.freed(p.NetworkID, addr)
+		a.freed(f.NetworkID, f.Addr)
 	}
 	if err := Ports.Delete(tx, portID); err != nil {
 		return err

@@ -212,7 +212,7 @@ func (s *Service) AssociateFloatingIP(ctx context.Context, addr netip.Addr, port
 		if !n.routed() || n.Router != n.Gateway {
 			return fmt.Errorf("network: floating IP %v: guests of network %q don't route through a node: %w", addr, n.Name, errdefs.ErrFailedPrecondition)
 		}
-		four := slices.DeleteFunc(slices.Clone(p.Addrs), func(a netip.Addr) bool { return !a.Is4() })
+		four := p.ipv4()
 		if !fixed.IsValid() && len(four) == 1 {
 			fixed = four[0]
 		}

@@ -154,6 +154,12 @@ var (
 		}))
 	FixedIPs = state.NewTable("fixed-ip", func(f FixedIP) string { return fixedIPKey(f.NetworkID, f.Addr) },
 		state.Index("network", func(f FixedIP) []string { return []string{f.NetworkID} }),
+		state.Index("port", func(f FixedIP) []string {
+			if f.PortID == "" {
+				return nil
+			}
+			return []string{f.PortID}
+		}),
 		state.Unique("gateway", func(f FixedIP) []string {
 			if f.HostID == "" {
 				return nil

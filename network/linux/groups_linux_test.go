@@ -196,6 +196,40 @@ func TestMembersOfAGroupComeAndGo(t *testing.T) {
 	require.True(t, may(true), "its address of IPv6 is still a member of app")
 }
 
+// NET-06: a tap may send from each of its fixed IPs, in ARP and IPv4, and is a member of its groups by each, while it has them.
+func TestFixedIPsComeAndGo(t *testing.T) {
+	d := guarded(t, map[string][]string{"app": {"egress any any any", "ingress tcp 80-80 any"}, "db": {"egress any any any", "ingress tcp 5432-5432 group:app"}}, []string{"app"}, []string{"db"})
+	m, g := openGuests(t, d)
+	a, b := g[0], g[1]
+	one := d.Taps[0]
+	more := one
+	more.IPs = append(slices.Clone(one.IPs), netip.MustParseAddr("10.0.200.1"))
+	second := a // the same guest, by its second address
+	second.IPs = []netip.Addr{more.IPs[2]}
+	port := uint16(3000)
+	both := func(first, other bool) {
+		t.Helper()
+		port++
+		require.Equal(t, first, reaches(t, a, b, packet(a, b, false, 6, tcp(port, 5432, 2))), "from its first")
+		require.Equal(t, other, reaches(t, a, b, packet(second, b, false, 6, tcp(port, 5432, 2))), "from its second")
+		require.Equal(t, other, reaches(t, a, b, ethernet(b.MAC, a.MAC, 0x0806, arp(1, a.MAC, second.IPs[0], b.IPs[0], forged))), "who has it")
+		require.Equal(t, first, reaches(t, b, a, packet(b, a, false, 6, tcp(port, 80, 2))), "to its first")
+		require.True(t, reaches(t, b, a, packet(b, second, false, 6, tcp(port, 80, 2))), "what is for its card gets to it, as on any switch")
+	}
+	both(true, false)
+	for range 2 {
+		require.NoError(t, m.Plug(t.Context(), bridge(), more))
+		both(true, true)
+	}
+	require.NoError(t, m.Plug(t.Context(), bridge(), one))
+	both(true, false)
+	more.IPs = more.IPs[1:] // its first goes
+	require.NoError(t, m.Plug(t.Context(), bridge(), more))
+	port++
+	require.False(t, reaches(t, second, b, packet(a, b, false, 6, tcp(port, 5432, 2))))
+	require.True(t, reaches(t, second, b, packet(second, b, false, 6, tcp(port, 5432, 2))))
+}
+
 // FW-03 comes first: a forged packet does not pass because a rule would let it, nor does it teach the filter a flow.
 func TestGroupsDoNotLetForgeriesThrough(t *testing.T) {
 	d := guarded(t, map[string][]string{"all": {"egress any any any", "ingress any any any"}}, []string{"all"}, []string{"all"}, []string{"all"})

@@ -42,6 +42,36 @@ func plugRows() []row {
 			},
 		},
 		{
+			name:  "addresses come and go",
+			rule:  "the fixed IPs: all that the guest may use as a source",
+			needs: func(e Env) bool { return e.Passes != nil },
+			check: func(ctx context.Context, e *bench) error {
+				d := guarded()
+				db, first := d.Taps[1], d.Taps[0]
+				second := first // what the guest sends from its second address
+				second.IPs = []netip.Addr{netip.MustParseAddr("10.99.1.88"), first.IPs[0]}
+				both := first
+				both.IPs = []netip.Addr{first.IPs[0], second.IPs[0]}
+				query := network.Packet{Protocol: network.TCP, Port: 5432}
+				db.Groups, d.Groups[1].Rules = []string{"nt-db"}, []network.Rule{rule("ingress tcp 5432-5432 group:nt-app")}
+				one, two := d.Clone(), d.Clone()
+				two.Taps[0] = both
+				two.Groups[0].Members = both.IPs
+				return all(
+					func() error { return e.apply(ctx, one) },
+					func() error { return e.passes(first, db, query, true) },
+					func() error { return e.Manager.Plug(ctx, d.Bridges[0], both) },
+					func() error { return e.is(ctx, two) }, // it is a member of the group too
+					func() error { return e.passes(first, db, query, true) },
+					func() error { return e.passes(second, db, query, true) },
+					func() error { return e.Manager.Plug(ctx, d.Bridges[0], first) },
+					func() error { return e.Manager.SetGroups(ctx, one.Groups) },
+					func() error { return e.is(ctx, one) },
+					func() error { return e.passes(first, db, query, true) },
+				)
+			},
+		},
+		{
 			name: "plug is apply",
 			rule: "It does the same as Apply with that tap added",
 			check: func(ctx context.Context, e *bench) error {
