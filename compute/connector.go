@@ -19,15 +19,17 @@ type Connection struct {
 	Device    string // what the guest is to call it, such as "vdb"
 }
 
-// Connector makes exported volumes disks of machines on this host. [QEMUInitiator] leaves the work to the hypervisor; one over
-// the kernel's initiator would log in and return the block device. All methods are safe for concurrent use and idempotent; the agent never makes two
+// Connector makes exported volumes disks of machines on this host. [QEMUInitiator] leaves the work to the hypervisor; compute/openiscsi has
+// the kernel log in, and machines get its block device. All methods are safe for concurrent use and idempotent; the agent never makes two
 // calls for one volume at once.
 type Connector interface {
 	// Connect makes a volume reachable and returns the disk that a machine gets, with the connection's Device, and
-	// [VolumeSerial] as its Serial.
+	// [VolumeSerial] as its Serial. What is connected already stays as it is, and the disk is the same. What older epochs of the
+	// volume have left on this host is ended first.
 	Connect(ctx context.Context, c Connection) (Disk, error)
 
-	// Disconnect ends what Connect began; no machine has the disk any more. One that is not connected is success.
+	// Disconnect ends what Connect began; no machine has the disk any more. One that is not connected is success. What a newer
+	// epoch of the volume has stays.
 	Disconnect(ctx context.Context, c Connection) error
 }
 

@@ -113,6 +113,7 @@ var house = []line{
 	{path: "compute/libvirt", ours: []string{"compute"}, outside: map[string]string{
 		"github.com/digitalocean/go-libvirt": "libvirt's protocol without its C library",
 		"libvirt.org/go/libvirtxml":          domainXML, "github.com/google/uuid": uuids, "golang.org/x/sys": linux}},
+	{path: "compute/openiscsi", ours: []string{"compute"}},
 	{path: "compute/fakecompute", ours: []string{"compute"}, outside: map[string]string{"github.com/google/uuid": uuids}},
 	{path: "compute/computetest", ours: []string{"compute"}, outside: map[string]string{"github.com/google/uuid": uuids}},
 
@@ -194,7 +195,7 @@ var standard = map[string]struct {
 	"math/rand": {"its generator is global, and predictable where names must not be; math/rand/v2 or crypto/rand", nil},
 	"net/http":  {"faces live in api/, and the rest of the house speaks no HTTP", []string{"api", "examples"}},
 	"os/exec": {"what runs programs of the host stays countable", []string{"image/internal/qemuimg", "image/internal/ext4", "internal/libvirtd",
-		"internal/testneed", "internal/netnstest", "internal/nodevm", "internal/rabbittest", "examples/minicloud", "volume/lvm"}},
+		"internal/testneed", "internal/netnstest", "internal/nodevm", "internal/rabbittest", "examples/minicloud", "volume/lvm", "compute/openiscsi"}},
 	"testing": {"only suites and test rigs are for tests", []string{"internal", "state/statetest", "state/operation/optest",
 		"queue/queuetest", "image/blobtest", "volume/volumetest", "network/networktest", "compute/computetest", "dewpointtest"}},
 	"testing/synctest": {"only tests have a clock of their own", []string{"internal", "state/statetest", "state/operation/optest",
