@@ -89,6 +89,7 @@ func TestAMistakeInTheConfigNamesTheField(t *testing.T) {
 		}},
 		{"Config.Dir is empty", func(c *dewpoint.Config) { c.Dir = "" }},
 		{"Config.Images is set", func(c *dewpoint.Config) { c.Images, c.Blobs = image.BlobSource{}, blobs }},
+		{"Config.Heartbeat is 11m0s", func(c *dewpoint.Config) { c.Heartbeat = 11 * time.Minute }},
 		{"Config.StopGrace is -1s", func(c *dewpoint.Config) { c.StopGrace = -time.Second }},
 		{"Config.Repair is -1s", func(c *dewpoint.Config) { c.Repair = -time.Second }},
 		{"Config.Sync is -1s", func(c *dewpoint.Config) { c.Sync = -time.Second }},

@@ -78,10 +78,13 @@ type Config struct {
 	Policy auth.Policy  // who may do what; zero: auth.DefaultPolicy
 	Logger *slog.Logger // nil: silent
 
-	StopGrace time.Duration   // how long a guest may take to power off when it is stopped; 0: 60 s
-	Repair    time.Duration   // how often a node looks for drift in its network; 0: 5 s
-	Sync      time.Duration   // how often a node compares power states with the hypervisor; 0: 60 s
-	Tick      time.Duration   // how often a node looks for work though no message came; 0: 5 s
+	StopGrace time.Duration // how long a guest may take to power off when it is stopped; 0: 60 s
+	Repair    time.Duration // how often a node looks for drift in its network; 0: 5 s
+	Sync      time.Duration // how often a node compares power states with the hypervisor; 0: 60 s
+	Tick      time.Duration // how often a node looks for work though no message came; 0: 5 s
+	// Heartbeat is how often a node gives a sign of life, which is a write to the store; 0: 10 s, at most 10 min. It is down when six are
+	// missing, and not before 60 s.
+	Heartbeat time.Duration
 	Hooks     operation.Hooks // watches operations, for tests and traces
 
 	members *scheduler.Members
@@ -120,6 +123,8 @@ func (c *Config) complete() error {
 		return bad("Repair is %v, must be at least 0", c.Repair)
 	case c.Sync < 0:
 		return bad("Sync is %v, must be at least 0", c.Sync)
+	case c.Heartbeat < 0 || c.Heartbeat > scheduler.MaxHeartbeat:
+		return bad("Heartbeat is %v, must be 0 to %v", c.Heartbeat, scheduler.MaxHeartbeat)
 	case c.Tick < 0:
 		return bad("Tick is %v, must be at least 0", c.Tick)
 	}

@@ -63,7 +63,7 @@ func (c *Cloud) newNode(s *Services, blobs image.Blobs) (*node, error) {
 	}
 	n.compute, err = compute.NewAgent(compute.AgentConfig{Store: s.Store, Bus: c.cfg.MessageBus, Host: host,
 		Hypervisor: c.cfg.Hypervisor, Network: n.network, Disks: n.disks, Addresses: &s.Networks.Addresses, Connector: c.cfg.Connector,
-		StopGrace: c.cfg.StopGrace, Sync: c.cfg.Sync, Tick: c.cfg.Tick, Hooks: c.cfg.Hooks, Logger: c.cfg.Logger})
+		StopGrace: c.cfg.StopGrace, Heartbeat: c.cfg.Heartbeat, Sync: c.cfg.Sync, Tick: c.cfg.Tick, Hooks: c.cfg.Hooks, Logger: c.cfg.Logger})
 	if err != nil {
 		return nil, errors.Join(err, n.close())
 	}

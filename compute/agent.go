@@ -40,7 +40,7 @@ type AgentConfig struct {
 	StopGrace time.Duration // how long a guest may take to power off, at most 5 min; 0: 60 s
 	// DetachGrace is how long a guest may take to let go of a volume, before it is asked anew; 0: 30 s.
 	DetachGrace time.Duration
-	Heartbeat   time.Duration // how often the host gives a sign of life, less than [scheduler.DownAfter]; 0: 10 s
+	Heartbeat   time.Duration // how often the host gives a sign of life, at most [scheduler.MaxHeartbeat]; 0: 10 s
 	Sync        time.Duration // how often power states are compared though the hypervisor told of no change; 0: 60 s
 	Sweep       time.Duration // how often [Sweeper.Sweep] is called, if the Disks have it; 0: 1 h
 	Tick        time.Duration // how often the agent looks for work though nobody rang; 0: 5 s
@@ -124,7 +124,7 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 	}{
 		{"StopGrace", &cfg.StopGrace, maxStopGrace, time.Minute},
 		{"DetachGrace", &cfg.DetachGrace, actionDeadline, detachGrace},
-		{"Heartbeat", &cfg.Heartbeat, scheduler.DownAfter - 1, 10 * time.Second},
+		{"Heartbeat", &cfg.Heartbeat, scheduler.MaxHeartbeat, 10 * time.Second},
 		{"Sync", &cfg.Sync, never, time.Minute},
 		{"Sweep", &cfg.Sweep, never, time.Hour},
 		{"Tick", &cfg.Tick, never, 5 * time.Second},

@@ -43,7 +43,7 @@ func (a *Agent) register(ctx context.Context, run string) error {
 		if err := scheduler.Hosts.Put(tx, h); err != nil {
 			return fmt.Errorf("compute: host %s: %w", h.Name, err)
 		}
-		return scheduler.Beats.Put(tx, scheduler.Beat{HostID: h.ID, At: time.Now().UTC(), Run: run})
+		return scheduler.Beats.Put(tx, scheduler.Beat{HostID: h.ID, At: time.Now().UTC(), Run: run, Every: a.cfg.Heartbeat})
 	})
 }
 
@@ -81,6 +81,6 @@ func (a *Agent) beat(ctx context.Context, run string) error {
 		if last, err := scheduler.Beats.Get(tx, a.cfg.Host.ID); err == nil && last.Run != "" && last.Run != run {
 			return fmt.Errorf("compute: another agent has taken the host %s (%s) over: %w", a.cfg.Host.Name, a.cfg.Host.ID, errdefs.ErrAborted)
 		}
-		return scheduler.Beats.Put(tx, scheduler.Beat{HostID: a.cfg.Host.ID, At: time.Now().UTC(), Run: run})
+		return scheduler.Beats.Put(tx, scheduler.Beat{HostID: a.cfg.Host.ID, At: time.Now().UTC(), Run: run, Every: a.cfg.Heartbeat})
 	})
 }

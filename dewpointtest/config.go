@@ -43,7 +43,7 @@ type Config struct {
 
 	// Shared has the nodes use the records of controller 0, as parts of one process, which is what a simulation of very many
 	// hosts needs. Then no process can be cut off and controller 0 can't be killed; of the Config that Process may change,
-	// the nodes take Hypervisor, NetworkManager, Disks, MessageBus, Host, StopGrace, Repair, Sync, Tick, Hooks and Logger.
+	// the nodes take Hypervisor, NetworkManager, Disks, MessageBus, Host, StopGrace, Heartbeat, Repair, Sync, Tick, Hooks and Logger.
 	Shared bool
 
 	Restart  time.Duration // how long after its end a process is started again; 0: 1 s

@@ -169,7 +169,7 @@ func (p *process) member(ctx context.Context, cfg dewpoint.Config) error {
 		return err
 	}
 	agent, err := compute.NewAgent(compute.AgentConfig{Store: s.Store, Bus: cfg.MessageBus, Host: cfg.Host, Hypervisor: cfg.Hypervisor,
-		Network: ports, Disks: cfg.Disks, Addresses: &s.Networks.Addresses, StopGrace: cfg.StopGrace, Heartbeat: scheduler.DownAfter * 9 / 10,
+		Network: ports, Disks: cfg.Disks, Addresses: &s.Networks.Addresses, StopGrace: cfg.StopGrace, Heartbeat: cfg.Heartbeat,
 		Sync: cfg.Sync, Tick: cfg.Tick, Hooks: cfg.Hooks, Logger: cfg.Logger})
 	if err != nil {
 		return err

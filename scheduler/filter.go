@@ -7,8 +7,12 @@ type Candidate struct {
 	Host
 	Used   Resources     // what its instances take
 	Silent time.Duration // how long ago it last gave a sign of life
+	Every  time.Duration // how often it gives one; 0: not known
 	Skew   time.Duration // how far its clock is ahead of this process's; below 0: behind; 0 too where that is not known
 }
+
+// Up tells whether the host is alive: see [DownAfter].
+func (c Candidate) Up() bool { return c.Silent < downAfter(c.Every) }
 
 // Free returns what the host can still give away, with nothing oversold.
 func (c Candidate) Free() Resources { return c.Total.Minus(c.Used) }
@@ -51,7 +55,7 @@ func DefaultFilters(r Ratios) []Filter {
 		return float64(used+want) <= float64(total)*ratio
 	}
 	return []Filter{
-		{"up", func(_ Request, c Candidate) bool { return c.Silent < DownAfter }},
+		{"up", func(_ Request, c Candidate) bool { return c.Up() }},
 		{"clock", func(_ Request, c Candidate) bool { return !off(c.Skew) }},
 		{"enabled", func(_ Request, c Candidate) bool { return !c.Disabled }},
 		{"host", func(req Request, c Candidate) bool { return req.Host == "" || req.Host == c.ID || req.Host == c.Name }},

@@ -20,6 +20,8 @@ func TestDefaultFilters(t *testing.T) {
 	}{
 		{name: "nothing asked", c: roomy},
 		{name: "heard of just in time", c: with(func(c *Candidate) { c.Silent = DownAfter - 1 })},
+		{name: "gives a sign of life every 20 s", c: with(func(c *Candidate) { c.Silent, c.Every = 2*DownAfter-1, 20*time.Second })},
+		{name: "silent for six signs of life", c: with(func(c *Candidate) { c.Silent, c.Every = 2*DownAfter, 20*time.Second }), fails: "up"},
 		{name: "silent", c: with(func(c *Candidate) { c.Silent = DownAfter }), fails: "up"},
 		{name: "silent for ever", c: with(func(c *Candidate) { c.Silent = 1000 * time.Hour }), fails: "up"},
 		{name: "disabled", c: with(func(c *Candidate) { c.Disabled = true }), fails: "enabled"},

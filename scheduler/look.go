@@ -105,7 +105,7 @@ func (l *look) candidates(hosts []Host) []Candidate {
 	all := make([]Candidate, len(hosts))
 	for i, h := range hosts {
 		all[i] = Candidate{Host: h, Used: l.cfg.Used(l.r, h.ID).Plus(l.given[h.ID])}
-		all[i].Silent, all[i].Skew = l.cfg.Members.look(l.r, h.ID, l.now)
+		all[i].hear(l.cfg.Members, l.r, l.now)
 	}
 	return all
 }

@@ -92,25 +92,24 @@ func (m *Members) hear(b Beat, now time.Time) {
 
 func off(skew time.Duration) bool { return skew.Abs() > MaxSkew }
 
-// look returns how long the host has been silent, and how far its clock is ahead as far as that is known. A nil Members, and one that
+// hear notes in c how long the host has been silent, and how far its clock is ahead as far as that is known. A nil Members, and one that
 // does not run, believes what the host's record says. So does one that has just begun, for lack of anything better, but not for long: a
 // time that lies in the future says only that the host lived before.
-func (m *Members) look(r state.Reader, hostID string, now time.Time) (silent, skew time.Duration) {
-	beat, err := Beats.Get(r, hostID)
+func (c *Candidate) hear(m *Members, r state.Reader, now time.Time) {
+	beat, err := Beats.Get(r, c.ID)
 	if err != nil {
-		return DownAfter, 0 // never heard of
+		c.Silent = DownAfter // never heard of
+		return
 	}
-	silent = max(0, now.Sub(beat.At))
+	c.Silent, c.Every = max(0, now.Sub(beat.At)), beat.Every
 	if m == nil {
-		return silent, 0
+		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if a, known := m.heard[hostID]; known {
-		return max(0, now.Sub(a.at)), a.skew
+	if a, known := m.heard[c.ID]; known {
+		c.Silent, c.Skew = max(0, now.Sub(a.at)), a.skew
+	} else if !m.since.IsZero() && beat.At.After(now) {
+		c.Silent = max(0, now.Sub(m.since))
 	}
-	if !m.since.IsZero() && beat.At.After(now) {
-		silent = max(0, now.Sub(m.since))
-	}
-	return silent, 0
 }

@@ -73,6 +73,8 @@ type Beat struct {
 	HostID string
 	At     time.Time // by the host's clock
 	Run    string    // the life of the host's agent that it comes from: an id made when that began
+
+	Every time.Duration `json:",omitempty"` // when the next one may be expected; 0: not said
 }
 
 // Hosts holds the hosts of the cloud, Beats when they were last heard of.
@@ -87,5 +89,11 @@ var (
 // Schema returns what a store needs for the scheduler.
 func Schema() []state.Schema { return []state.Schema{Hosts, Beats} }
 
-// DownAfter is how long after its last sign of life a host counts as down.
+// DownAfter is how long after its last sign of life a host counts as down, unless it gives one so seldom that six of them would
+// take longer: then it is the time of six.
 const DownAfter = 60 * time.Second
+
+// MaxHeartbeat is the longest time between two signs of life that a host may choose.
+const MaxHeartbeat = 10 * time.Minute
+
+func downAfter(every time.Duration) time.Duration { return max(DownAfter, 6*every) }

@@ -37,7 +37,7 @@ type Service struct{ cfg ServiceConfig }
 type HostState struct {
 	Candidate
 	Seen time.Time // its last sign of life, by its own clock; zero: none ever
-	Up   bool      // that was less than [DownAfter] ago
+	Up   bool      // it is alive: see [DownAfter]
 }
 
 // NewService checks the configuration. It starts nothing.
@@ -88,11 +88,11 @@ func (s *Service) Get(ctx context.Context, idOrName string) (h HostState, err er
 
 func (s *Service) look(r state.Reader, h Host, now time.Time) HostState {
 	st := HostState{Candidate: Candidate{Host: h, Used: s.cfg.Used(r, h.ID)}}
-	st.Silent, st.Skew = s.cfg.Members.look(r, h.ID, now)
+	st.hear(s.cfg.Members, r, now)
 	if beat, err := Beats.Get(r, h.ID); err == nil {
 		st.Seen = beat.At
 	}
-	st.Up = st.Silent < DownAfter
+	st.Up = st.Candidate.Up()
 	return st
 }
 
