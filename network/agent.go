@@ -39,6 +39,8 @@ type Agent struct {
 	local    map[string]bool
 	floating []Floating
 	taps     map[string][]string // the groups that each port's tap is in
+
+	changed chan struct{} // has one when taps have come or gone that followGroups has not seen
 }
 
 // NewAgent checks the configuration. It starts nothing.
@@ -59,7 +61,7 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	a := &Agent{cfg: cfg, turn: make(chan struct{}, 1), groups: map[string]Group{}, local: map[string]bool{}, taps: map[string][]string{}}
+	a := &Agent{cfg: cfg, turn: make(chan struct{}, 1), groups: map[string]Group{}, local: map[string]bool{}, taps: map[string][]string{}, changed: make(chan struct{}, 1)}
 	if cfg.DHCP != nil {
 		a.servers = append(a.servers, cfg.DHCP)
 	}
@@ -140,6 +142,7 @@ func (a *Agent) sync(ctx context.Context) ([]string, error) {
 	for _, t := range d.Taps {
 		a.taps[t.Port] = t.Groups
 	}
+	a.tapsChanged()
 	if err == nil {
 		a.floating = d.Floating
 		for _, g := range d.Groups {
@@ -178,6 +181,7 @@ func (a *Agent) Plug(ctx context.Context, portID string) (tap string, err error)
 		return "", err
 	}
 	a.taps[portID] = t.Groups
+	a.tapsChanged()
 	if err := a.tellGroups(ctx, t); err != nil {
 		return "", fmt.Errorf("port %s: %w", portID, err)
 	}
@@ -227,6 +231,7 @@ func (a *Agent) Unplug(ctx context.Context, portID string) error {
 		return fmt.Errorf("port %s: %w", portID, err)
 	}
 	delete(a.taps, portID)
+	a.tapsChanged()
 	if err := a.cfg.Manager.Unplug(ctx, tap); err != nil {
 		return fmt.Errorf("port %s: %w", portID, err)
 	}

@@ -69,11 +69,20 @@ func (a *Agent) setFloating(ctx context.Context, want []Floating) error {
 	return nil
 }
 
+// tapsChanged has followGroups look again. The caller has the turn.
+func (a *Agent) tapsChanged() {
+	select {
+	case a.changed <- struct{}{}:
+	default:
+	}
+}
+
 // followGroups has what changes of security groups, of who is in them, and of floating IPs in force soon, until ctx ends. What goes
 // wrong is logged, and repaired by the next Sync.
 func (a *Agent) followGroups(ctx context.Context) {
 	for {
 		signals := &state.Signals{}
+		signals.Also(a.changed)
 		if err := a.live(ctx, signals); err != nil && ctx.Err() == nil {
 			a.cfg.Logger.Warn("network: security groups and floating IPs are not in force yet", "error", err)
 		}
@@ -100,7 +109,12 @@ func (a *Agent) live(ctx context.Context, signals *state.Signals) error {
 	err = a.cfg.Store.View(func(v *state.View) error {
 		SecurityGroups.Signal(v, signals, "", "")
 		FloatingIPs.Signal(v, signals, "", "")
-		Ports.Signal(v, signals, "host", a.cfg.HostID)
+		a.local = map[string]bool{}
+		for _, in := range a.taps {
+			for _, group := range in {
+				a.local[group] = true
+			}
+		}
 		all, floating = groups(v, a.local), floatingOn(v, a.cfg.HostID)
 		for _, g := range all {
 			for _, r := range g.Rules {
@@ -110,6 +124,7 @@ func (a *Agent) live(ctx context.Context, signals *state.Signals) error {
 			}
 		}
 		for p := range Ports.By(v, "host", a.cfg.HostID) {
+			Ports.Signal(v, signals, "id", p.ID)
 			if had, there := a.taps[p.ID]; there && p.Plugged && !slices.Equal(had, p.SecurityGroups) {
 				moved = append(moved, p.ID)
 			}

@@ -36,7 +36,7 @@ func groups(r state.Reader, ids map[string]bool) []Group {
 				}
 			}
 		}
-		slices.SortFunc(g.Rules, func(a, b Rule) int { return cmp.Compare(a.String(), b.String()) })
+		sortRules(g.Rules)
 		all[id] = g
 	}
 	for id := range asked {
@@ -52,6 +52,15 @@ func groups(r state.Reader, ids map[string]bool) []Group {
 		sorted = append(sorted, all[id])
 	}
 	return sorted
+}
+
+// sortRules sorts rules by their words.
+func sortRules(rules []Rule) {
+	words := make(map[Rule]string, len(rules))
+	for _, r := range rules {
+		words[r] = r.String()
+	}
+	slices.SortFunc(rules, func(a, b Rule) int { return cmp.Compare(words[a], words[b]) })
 }
 
 // members returns the addresses of a group's ports, sorted: their fixed IPs, and what they are by without any.

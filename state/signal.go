@@ -13,7 +13,7 @@ type Signals struct {
 }
 
 // Signal adds to s the records that index files under value, as they are in v: [Signals.Wait] returns when one of them changed, came or went
-// since then; now and then without a reason. An index "" is all records of the table.
+// since then; now and then without a reason. An index "" is all records of the table; "id" has the record with the key value.
 func (t *Table[T]) Signal(v *View, s *Signals, index, value string) {
 	args := []any{value}
 	if index == "" {
@@ -27,6 +27,14 @@ func (t *Table[T]) Signal(v *View, s *Signals, index, value string) {
 		s.set = memdb.NewWatchSet()
 	}
 	s.set.Add(it.WatchCh())
+}
+
+// Also adds a channel to s: [Signals.Wait] returns, too, when something was received from it, or it was closed.
+func (s *Signals) Also(c <-chan struct{}) {
+	if s.set == nil {
+		s.set = memdb.NewWatchSet()
+	}
+	s.set.Add(c)
 }
 
 // Wait returns nil when something changed, and otherwise with ctx's error.

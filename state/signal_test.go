@@ -33,6 +33,7 @@ func TestSignalsEndTheWaitForWhatTheyWatch(t *testing.T) {
 		"all, a changed one":  {"", "", signalRec{"2", "d"}},
 		"a value, a new one":  {"kind", "a", signalRec{"6", "a"}},
 		"a value that is new": {"kind", "z", signalRec{"5", "z"}},
+		"a key, that changes": {"id", "2", signalRec{"2", "e"}},
 		"a value, one leaves": {"kind", "a", signalRec{"4", "x"}},
 	} {
 		signals := &state.Signals{}
@@ -43,7 +44,12 @@ func TestSignalsEndTheWaitForWhatTheyWatch(t *testing.T) {
 		cancel()
 		_ = s.Update(t.Context(), func(tx *state.Tx) error { return table.Put(tx, signalRec{"4", "a"}) })
 	}
-	signals := &state.Signals{}
+	signals, bell := &state.Signals{}, make(chan struct{}, 1)
+	signals.Also(bell)
+	bell <- struct{}{}
+	require.NoError(t, signals.Wait(t.Context()))
+	require.Empty(t, bell)
+	signals = &state.Signals{}
 	require.NoError(t, s.View(func(v *state.View) error { table.Signal(v, signals, "", ""); return nil }))
 	require.NoError(t, s.Update(t.Context(), func(tx *state.Tx) error { return other.Insert(tx, signalRec{"1", "a"}) }))
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
