@@ -134,7 +134,14 @@ func (c *Cloud) run(ctx context.Context) (err error) {
 	if err := services.Compute.InstallFlavors(auth.NewContext(ctx, auth.Admin("")), c.cfg.Flavors); err != nil {
 		return err
 	}
-	volumes, err := c.newVolumes(services)
+	cache, err := c.newCache(blobs)
+	if err != nil {
+		return err
+	}
+	if cache != nil {
+		opened.add(cache.Close)
+	}
+	volumes, err := c.newVolumes(services, cache)
 	if err != nil {
 		return err
 	}
@@ -142,10 +149,9 @@ func (c *Cloud) run(ctx context.Context) (err error) {
 	begun := time.Now()
 	var node *node
 	if c.cfg.isNode() {
-		if node, err = c.newNode(services, blobs); err != nil {
+		if node, err = c.newNode(services, cache); err != nil {
 			return err
 		}
-		opened.add(node.close)
 		parts.Go(func() error { return node.network.Run(ctx) })
 		parts.Go(func() error { return node.compute.Run(ctx) })
 	}

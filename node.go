@@ -24,15 +24,14 @@ type node struct {
 	disks   compute.Disks
 	network *network.Agent
 	compute *compute.Agent
-	close   func() error
 }
 
-func (c *Cloud) newNode(s *Services, blobs image.Blobs) (*node, error) {
+func (c *Cloud) newNode(s *Services, cache *image.Cache) (*node, error) {
 	host, err := c.host()
 	if err != nil {
 		return nil, err
 	}
-	n := &node{hostID: host.ID, disks: c.cfg.Disks, close: func() error { return nil }}
+	n := &node{hostID: host.ID, disks: c.cfg.Disks}
 	servers := append([]network.Server(nil), c.cfg.Servers...)
 	if c.cfg.Metadata != nil {
 		s, err := c.cfg.Metadata(s)
@@ -47,27 +46,30 @@ func (c *Cloud) newNode(s *Services, blobs image.Blobs) (*node, error) {
 		return nil, err
 	}
 	if n.disks == nil {
-		source := c.cfg.Images
-		if source == nil {
-			source = image.BlobSource{Blobs: blobs}
-		}
-		cache, err := image.NewCache(image.CacheConfig{Dir: c.path("node"), Source: source, Logger: c.cfg.Logger})
-		if err != nil {
-			return nil, err
-		}
-		n.close = cache.Close
 		n.disks, err = compute.NewImageDisks(compute.ImageDisksConfig{Store: s.Store, Cache: cache, ConsoleDir: c.path("consoles")})
 		if err != nil {
-			return nil, errors.Join(err, n.close())
+			return nil, err
 		}
 	}
 	n.compute, err = compute.NewAgent(compute.AgentConfig{Store: s.Store, Bus: c.cfg.MessageBus, Host: host,
 		Hypervisor: c.cfg.Hypervisor, Network: n.network, Disks: n.disks, Addresses: &s.Networks.Addresses, Connector: c.cfg.Connector,
 		StopGrace: c.cfg.StopGrace, Heartbeat: c.cfg.Heartbeat, Sync: c.cfg.Sync, Tick: c.cfg.Tick, Hooks: c.cfg.Hooks, Logger: c.cfg.Logger})
 	if err != nil {
-		return nil, errors.Join(err, n.close())
+		return nil, err
 	}
 	return n, nil
+}
+
+// newCache opens where the host has images, for the disks of its machines and for its volumes. It is nil where nobody needs it.
+func (c *Cloud) newCache(blobs image.Blobs) (*image.Cache, error) {
+	if c.cfg.Dir == "" || !(c.cfg.VolumeDriver != nil || c.cfg.isNode() && c.cfg.Disks == nil) {
+		return nil, nil
+	}
+	source := c.cfg.Images
+	if source == nil {
+		source = image.BlobSource{Blobs: blobs}
+	}
+	return image.NewCache(image.CacheConfig{Dir: c.path("node"), Source: source, Logger: c.cfg.Logger})
 }
 
 func hostName() (string, error) {

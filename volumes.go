@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/dewpoint-cloud/dewpoint/compute"
+	"github.com/dewpoint-cloud/dewpoint/image"
 	"github.com/dewpoint-cloud/dewpoint/scheduler"
 	"github.com/dewpoint-cloud/dewpoint/state"
 	"github.com/dewpoint-cloud/dewpoint/volume"
@@ -21,7 +22,7 @@ type volumes struct {
 }
 
 // newVolumes returns nil for a process without volumes.
-func (c *Cloud) newVolumes(s *Services) (*volumes, error) {
+func (c *Cloud) newVolumes(s *Services, cache *image.Cache) (*volumes, error) {
 	if c.cfg.VolumeDriver == nil {
 		return nil, nil
 	}
@@ -29,8 +30,12 @@ func (c *Cloud) newVolumes(s *Services) (*volumes, error) {
 	if err != nil {
 		return nil, err
 	}
+	var images volume.Images
+	if cache != nil {
+		images = cache
+	}
 	agent, err := volume.NewAgent(volume.AgentConfig{Store: s.Store, HostID: host.ID, HostName: host.Name, Driver: c.cfg.VolumeDriver,
-		Exporter: c.cfg.VolumeExporter, Hooks: c.cfg.Hooks, Logger: c.cfg.Logger})
+		Exporter: c.cfg.VolumeExporter, Images: images, Hooks: c.cfg.Hooks, Logger: c.cfg.Logger})
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/dewpoint-cloud/dewpoint/auth"
 	"github.com/dewpoint-cloud/dewpoint/compute"
 	"github.com/dewpoint-cloud/dewpoint/compute/fakecompute"
+	"github.com/dewpoint-cloud/dewpoint/image"
 	"github.com/dewpoint-cloud/dewpoint/network"
 	"github.com/dewpoint-cloud/dewpoint/volume"
 	"github.com/dewpoint-cloud/dewpoint/volume/fakevolume"
@@ -186,3 +187,30 @@ func (silent) Apply(context.Context, network.Desired) error            { return 
 func (silent) Plug(context.Context, network.Bridge, network.Tap) error { return nil }
 func (silent) Unplug(context.Context, string) error                    { return nil }
 func (silent) Run(ctx context.Context) error                           { <-ctx.Done(); return nil }
+
+// TestAVolumeOfAnImage holds what the image holds, through the image store of its process.
+func TestAVolumeOfAnImage(t *testing.T) {
+	r := newRig(t)
+	driver, _ := r.storage(t)
+	cloud, s, ctx, stop := run(t, r.cfg)
+	img, err := s.Images.Create(ctx, image.Spec{Name: "small", Format: image.Raw}, strings.NewReader("this is an image"))
+	require.NoError(t, err)
+	v, err := s.Volumes.Create(ctx, volume.CreateRequest{Image: img.ID})
+	require.NoError(t, err)
+	v, err = s.Volumes.WaitFor(ctx, v.ID, volume.StateAvailable)
+	require.NoError(t, err)
+	require.Equal(t, 1, v.SizeGiB)
+	path, err := driver.Path(ctx, v.ID)
+	require.NoError(t, err)
+	f, err := os.Open(path)
+	require.NoError(t, err)
+	defer f.Close()
+	got := make([]byte, 17)
+	_, err = f.ReadAt(got, 0)
+	require.NoError(t, err)
+	require.Equal(t, "this is an image\x00", string(got))
+	found, err := cloud.Audit(ctx)
+	require.NoError(t, err)
+	require.Empty(t, found)
+	require.NoError(t, stop())
+}

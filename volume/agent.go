@@ -10,6 +10,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/dewpoint-cloud/dewpoint/image"
 	"github.com/dewpoint-cloud/dewpoint/scheduler"
 	"github.com/dewpoint-cloud/dewpoint/state"
 	"github.com/dewpoint-cloud/dewpoint/state/operation"
@@ -23,12 +24,19 @@ type AgentConfig struct {
 	HostName string       // required: for people
 	Driver   Driver       // required
 	Exporter Exporter     // required
+	Images   Images       // where the contents of images come from; nil: volumes of images can't be made here
 
 	Heartbeat time.Duration // how often the host describes itself and compares its exports with the records, less than [scheduler.DownAfter]; 0: 10 s
 	Parallel  int           // operations at once; 0: 32
 
 	Hooks  operation.Hooks
 	Logger *slog.Logger // nil: silent
+}
+
+// Images has the contents of images at hand on one host: an [image.Cache]. It is safe for concurrent use.
+type Images interface {
+	// Raw has use called with the path of a raw file with the content of an image, which is there until use returns.
+	Raw(ctx context.Context, img image.Image, use func(path string) error) error
 }
 
 // Agent does on one host what the records say of its volumes. It follows the records, and nobody has to ring. Of one host, at most

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/dewpoint-cloud/dewpoint/auth"
+	"github.com/dewpoint-cloud/dewpoint/image"
 	"github.com/dewpoint-cloud/dewpoint/scheduler"
 	"github.com/dewpoint-cloud/dewpoint/state"
 	"github.com/dewpoint-cloud/dewpoint/state/memstate"
@@ -42,6 +44,7 @@ type node struct {
 	id       string
 	driver   *fakevolume.Driver
 	exporter *fakevolume.Exporter
+	images   images
 }
 
 func admin() context.Context { return auth.NewContext(context.Background(), auth.Admin(project)) }
@@ -50,23 +53,48 @@ func newCloud(t testing.TB, hosts int) *cloud {
 	c := &cloud{log: memstate.New(memstate.Config{}), ctx: auth.NewContext(context.Background(),
 		auth.Caller{UserID: "ann", ProjectID: project, Roles: []string{auth.SysAdmin}})}
 	var err error
-	c.store, err = state.Open(c.ctx, state.Config{Log: c.log, Schema: slices.Concat(auth.Schema(), scheduler.Schema(), volume.Schema(), operation.Schema())})
+	c.store, err = state.Open(c.ctx, state.Config{Log: c.log, Schema: slices.Concat(auth.Schema(), []state.Schema{image.Images}, scheduler.Schema(), volume.Schema(), operation.Schema())})
 	require.NoError(t, err)
 	c.service, err = volume.NewService(volume.ServiceConfig{Store: c.store, Policy: auth.DefaultPolicy()})
 	require.NoError(t, err)
 	for range hosts {
 		driver, err := fakevolume.New(fakevolume.Config{Dir: t.TempDir(), TotalGiB: 16})
 		require.NoError(t, err)
-		c.nodes = append(c.nodes, &node{cloud: c, id: uuid.NewString(), driver: driver, exporter: fakevolume.NewExporter()})
+		c.nodes = append(c.nodes, &node{cloud: c, id: uuid.NewString(), driver: driver, exporter: fakevolume.NewExporter(), images: images{t.TempDir()}})
 	}
 	return c
+}
+
+// images makes the contents of images, as text.
+type images struct{ dir string }
+
+func (i images) Raw(_ context.Context, img image.Image, use func(path string) error) (err error) {
+	f, err := os.CreateTemp(i.dir, "raw-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.Remove(f.Name())) }()
+	_, err = f.WriteString("this is " + img.Name)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return use(f.Name())
+}
+
+// image puts an image on record.
+func (c *cloud) image(t testing.TB, change func(*image.Image)) string {
+	img := image.Image{ID: uuid.NewString(), ProjectID: project, Name: "Debian", Format: image.QCOW2, Status: image.Active, Visibility: image.Private,
+		VirtualBytes: 1<<30 + 1}
+	change(&img)
+	require.NoError(t, c.store.Update(c.ctx, func(tx *state.Tx) error { return image.Images.Insert(tx, img) }))
+	return img.ID
 }
 
 func (c *cloud) close() error { return errors.Join(c.store.Close(), c.log.Close()) }
 
 func (n *node) agent(hooks operation.Hooks) (*volume.Agent, error) {
 	return volume.NewAgent(volume.AgentConfig{Store: n.cloud.store, HostID: n.id, HostName: "host-" + n.id[:8], Driver: n.driver,
-		Exporter: n.exporter, Hooks: hooks})
+		Exporter: n.exporter, Images: n.images, Hooks: hooks})
 }
 
 func (n *node) work(ctx context.Context, hooks operation.Hooks) error {

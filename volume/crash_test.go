@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/dewpoint-cloud/dewpoint/image"
 	"github.com/dewpoint-cloud/dewpoint/state/operation"
 	"github.com/dewpoint-cloud/dewpoint/state/operation/optest"
 	"github.com/dewpoint-cloud/dewpoint/volume"
@@ -166,6 +167,19 @@ func TestCrashes(t *testing.T) {
 			w.id = v.ID
 			return err
 		}), want: volume.StateAvailable},
+		"create of an image": {begin: func(t *testing.T, w *crashing) {
+			w.enlist(t)
+			v, err := w.service.Create(w.ctx, volume.CreateRequest{Image: w.image(t, func(*image.Image) {})})
+			require.NoError(t, err)
+			w.id = v.ID
+		}, want: volume.StateAvailable, more: func(w *crashing) error { return w.holds(w.id, "this is Debian") }},
+		"create of an image that fails": {begin: func(t *testing.T, w *crashing) {
+			w.enlist(t)
+			v, err := w.service.Create(w.ctx, volume.CreateRequest{Image: w.image(t, func(*image.Image) {})})
+			require.NoError(t, err)
+			w.id = v.ID
+			w.nodes[0].driver.Inject(fakevolume.Fault{Method: fakevolume.MethodImport, Err: broken})
+		}, want: volume.StateError},
 		"clone": {begin: after(exists, func(w *crashing) error {
 			v, err := w.service.Create(w.ctx, volume.CreateRequest{Source: w.id})
 			w.id = v.ID

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/dewpoint-cloud/dewpoint/auth"
+	"github.com/dewpoint-cloud/dewpoint/image"
 	"github.com/dewpoint-cloud/dewpoint/state"
 	"github.com/dewpoint-cloud/dewpoint/state/operation"
 )
@@ -21,9 +22,11 @@ type CreateRequest struct {
 	Name    string // for people: at most 255 characters; may be empty
 	SizeGiB int    // 1 to MaxGiB; 0: the size of what it is made of
 
-	// Snapshot or Source is what it begins with: a snapshot's id, or that of a volume that is available. At most one; none: zeros.
+	// Snapshot, Source or Image is what it begins with: a snapshot's id, that of a volume that is available, or that of an image with a disk
+	// that the caller can see and that is active. At most one; none: zeros.
 	Snapshot string
 	Source   string
+	Image    string
 
 	// Token makes repeating the request safe: the same token and request return what the first one made, as it is now,
 	// for as long as it exists. A changed request under a used token is FailedPrecondition. Tokens belong to the project. At
@@ -50,13 +53,19 @@ func (s *Service) Create(ctx context.Context, req CreateRequest) (v Volume, err 
 }
 
 func (req CreateRequest) check() error {
+	given := 0
+	for _, from := range []string{req.Snapshot, req.Source, req.Image} {
+		if from != "" {
+			given++
+		}
+	}
 	switch {
-	case req.Snapshot != "" && req.Source != "":
-		return wrong("Snapshot and Source are both given")
+	case given > 1:
+		return wrong("of Snapshot, Source and Image %d are given, at most one is possible", given)
 	case req.SizeGiB < 0 || req.SizeGiB > MaxGiB:
 		return wrong("SizeGiB is %d, must be 1 to %d", req.SizeGiB, MaxGiB)
-	case req.SizeGiB == 0 && req.Snapshot == "" && req.Source == "":
-		return wrong("SizeGiB is 0, must be 1 to %d where there is neither Snapshot nor Source", MaxGiB)
+	case req.SizeGiB == 0 && given == 0:
+		return wrong("SizeGiB is 0, must be 1 to %d where there is neither Snapshot nor Source nor Image", MaxGiB)
 	}
 	return checkNames(req.Name, req.Token)
 }
@@ -73,7 +82,7 @@ func create(tx *state.Tx, caller auth.Caller, req CreateRequest) (v Volume, err 
 		}
 	}
 	v = Volume{ID: uuid.NewString(), ProjectID: caller.ProjectID, UserID: caller.UserID, Name: req.Name, SizeGiB: req.SizeGiB,
-		SnapshotID: req.Snapshot, SourceID: req.Source, State: StateCreating, Token: req.Token, TokenHash: h, Created: time.Now().UTC()}
+		SnapshotID: req.Snapshot, SourceID: req.Source, ImageID: req.Image, State: StateCreating, Token: req.Token, TokenHash: h, Created: time.Now().UTC()}
 	least, err := v.from(tx, caller)
 	if err != nil {
 		return v, err
@@ -112,7 +121,7 @@ func (v *Volume) from(tx *state.Tx, caller auth.Caller) (sizeGiB int, err error)
 		if s.State != StateAvailable {
 			return 0, fmt.Errorf("snapshot %s is %s, must be available: %w", s.ID, s.State, errdefs.ErrFailedPrecondition)
 		}
-		v.HostID = s.HostID
+		v.HostID, v.ImageID = s.HostID, s.ImageID
 		s.Copies++
 		return s.SizeGiB, Snapshots.Put(tx, s)
 	case v.SourceID != "":
@@ -123,9 +132,20 @@ func (v *Volume) from(tx *state.Tx, caller auth.Caller) (sizeGiB int, err error)
 		if from.State != StateAvailable {
 			return 0, fmt.Errorf("volume %s is %s, must be available to be copied: %w", from.ID, from.State, errdefs.ErrFailedPrecondition)
 		}
-		v.HostID = from.HostID
+		v.HostID, v.ImageID = from.HostID, from.ImageID
 		from.Copies++
 		return from.SizeGiB, Volumes.Put(tx, from)
+	case v.ImageID != "":
+		img, err := image.Visible(tx, caller, v.ImageID)
+		switch {
+		case err != nil:
+			return 0, err
+		case !img.Format.Disk():
+			return 0, wrong("Image %s is a %s image, a volume needs a disk (raw or qcow2)", img.ID, img.Format)
+		case img.Status != image.Active:
+			return 0, fmt.Errorf("image %s is %s, must be active: %w", img.ID, img.Status, errdefs.ErrFailedPrecondition)
+		}
+		return int((img.MinDiskBytes() + 1<<30 - 1) >> 30), nil
 	}
 	return 0, nil
 }

@@ -9,7 +9,7 @@ import (
 //
 // # Life cycle
 //
-//	            Create, Clone                       Delete
+//	        Create, Clone, Import                   Delete
 //	(nothing) ────────────────► volume ─ Extend ─┐ ─────────► (nothing)
 //	                              ▲   └──────────┘
 //	                        Clone │ │ Snapshot
@@ -33,6 +33,11 @@ type Driver interface {
 	// the call, and that is independent of it from then on. A size smaller than the source's is InvalidArgument. What
 	// is beyond the source reads as zeros.
 	Clone(ctx context.Context, id, source string, sizeGiB int) error
+
+	// Import makes a volume like Create whose contents begin as those of a raw file or device of this host, by its absolute path,
+	// which does not change during the call. What is beyond it reads as zeros. A path with nothing there is NotFound, one of
+	// something else InvalidArgument, as is a size smaller than the file's.
+	Import(ctx context.Context, id, path string, sizeGiB int) error
 
 	// Extend makes the volume sizeGiB large; what is new reads as zeros. One that is that large already is success;
 	// a smaller size is InvalidArgument.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/dewpoint-cloud/dewpoint/image"
 	"github.com/dewpoint-cloud/dewpoint/state"
 	"github.com/dewpoint-cloud/dewpoint/state/operation"
 )
@@ -127,8 +128,31 @@ func (a *Agent) create(ctx context.Context, w *work) error {
 		return a.cfg.Driver.Clone(ctx, v.ID, v.SnapshotID, v.SizeGiB)
 	case v.SourceID != "":
 		return a.cfg.Driver.Clone(ctx, v.ID, v.SourceID, v.SizeGiB)
+	case v.ImageID != "":
+		return a.createOfImage(ctx, v)
 	}
 	return a.cfg.Driver.Create(ctx, v.ID, v.SizeGiB)
+}
+
+// createOfImage makes a volume with what an image holds.
+func (a *Agent) createOfImage(ctx context.Context, v Volume) error {
+	all, err := a.cfg.Driver.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, i := range all {
+		if i.ID == v.ID && i.Of == "" && i.SizeGiB == v.SizeGiB {
+			return nil // it was made, and only that had no time to be recorded: the image may be gone
+		}
+	}
+	if a.cfg.Images == nil {
+		return fmt.Errorf("host %s has no images, and makes no volumes of them: %w", a.cfg.HostName, errdefs.ErrFailedPrecondition)
+	}
+	var img image.Image
+	if err := a.cfg.Store.View(func(r *state.View) error { img, err = image.Images.Get(r, v.ImageID); return err }); err != nil {
+		return err
+	}
+	return a.cfg.Images.Raw(ctx, img, func(path string) error { return a.cfg.Driver.Import(ctx, v.ID, path, v.SizeGiB) })
 }
 
 func (a *Agent) remove(ctx context.Context, w *work) error {

@@ -18,6 +18,8 @@ type Volume struct {
 
 	SnapshotID string // what it was made of; "": not of a snapshot
 	SourceID   string // the volume that it was made of; "": of none
+	// ImageID is the image that it, or what it was made of, was made of: what it boots with is that image's. "": of none.
+	ImageID string
 
 	State State
 	// Fault says, in words for its owner, why it is in error, why the last thing that was tried failed, or why what is being
@@ -64,6 +66,7 @@ type Snapshot struct {
 	Name      string
 	SizeGiB   int
 	HostID    string
+	ImageID   string // of the volume
 	State     State
 	Fault     string // as of a volume
 	Copies    int    // how many volumes are being made of it just now

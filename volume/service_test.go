@@ -81,14 +81,14 @@ func TestRequestsAreChecked(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cloud, n *node) {
 		v := c.create(t, volume.CreateRequest{SizeGiB: 2})
 		for field, req := range map[string]volume.CreateRequest{
-			"SizeGiB is 0":    {},
-			"SizeGiB is -1":   {SizeGiB: -1},
-			"SizeGiB is 1,":   {SizeGiB: 1, Source: v.ID},
-			"SizeGiB is 9999": {SizeGiB: 99999999},
-			"Name":            {SizeGiB: 1, Name: strings.Repeat("x", 256)},
-			"Name \"a\\nb":    {SizeGiB: 1, Name: "a\nb"},
-			"Token":           {SizeGiB: 1, Token: "white space"},
-			"both":            {Source: v.ID, Snapshot: v.ID},
+			"SizeGiB is 0":                 {},
+			"SizeGiB is -1":                {SizeGiB: -1},
+			"SizeGiB is 1,":                {SizeGiB: 1, Source: v.ID},
+			"SizeGiB is 9999":              {SizeGiB: 99999999},
+			"Name":                         {SizeGiB: 1, Name: strings.Repeat("x", 256)},
+			"Name \"a\\nb":                 {SizeGiB: 1, Name: "a\nb"},
+			"Token":                        {SizeGiB: 1, Token: "white space"},
+			"Source and Image 2 are given": {Source: v.ID, Snapshot: v.ID},
 		} {
 			_, err := c.service.Create(c.ctx, req)
 			require.ErrorIs(t, err, errdefs.ErrInvalidArgument, field)

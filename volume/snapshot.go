@@ -55,7 +55,7 @@ func snapshot(tx *state.Tx, caller auth.Caller, req SnapshotRequest) (made Snaps
 		return made, fmt.Errorf("volume %s is %s, must be available for a snapshot: %w", v.ID, v.State, errdefs.ErrFailedPrecondition)
 	}
 	made = Snapshot{ID: uuid.NewString(), VolumeID: v.ID, ProjectID: v.ProjectID, UserID: caller.UserID, Name: req.Name, SizeGiB: v.SizeGiB,
-		HostID: v.HostID, State: StateCreating, Token: req.Token, TokenHash: h, Created: time.Now().UTC()}
+		HostID: v.HostID, ImageID: v.ImageID, State: StateCreating, Token: req.Token, TokenHash: h, Created: time.Now().UTC()}
 	if err := auth.CheckQuota(tx, v.ProjectID, auth.Amounts{Gigabytes: v.SizeGiB}, ProjectUse(tx, v.ProjectID)); err != nil {
 		return made, err
 	}

@@ -76,7 +76,7 @@ var house = []line{
 	{path: "scheduler", ours: []string{"auth", "state", "state/operation", "queue"}, outside: map[string]string{"github.com/google/uuid": uuids}},
 	// It asks the scheduler which hosts get nothing new.
 	{path: "volume/internal/keylock"},
-	{path: "volume", ours: []string{"auth", "scheduler", "state", "state/operation", "volume/internal/keylock"}, outside: map[string]string{
+	{path: "volume", ours: []string{"auth", "image", "scheduler", "state", "state/operation", "volume/internal/keylock"}, outside: map[string]string{
 		"github.com/google/uuid": uuids}},
 	{path: "volume/fakevolume", ours: []string{"volume"}, outside: map[string]string{"github.com/google/uuid": uuids,
 		"golang.org/x/sys": linux}},

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -73,7 +74,7 @@ func (d *Driver) Create(ctx context.Context, id string, sizeGiB int) error {
 	return d.call(ctx, MethodCreate, func() error { return d.make(id, "", sizeGiB) }, id)
 }
 
-// make makes a volume, of zeros or of what source holds.
+// make makes a volume, of zeros or of what the file source holds.
 func (d *Driver) make(id, source string, sizeGiB int) error {
 	if sizeGiB < 1 {
 		return fmt.Errorf("volume %s: size is %d GiB, must be at least 1: %w", id, sizeGiB, errdefs.ErrInvalidArgument)
@@ -102,7 +103,7 @@ func (d *Driver) room(id string, sizeGiB int) error {
 	return nil
 }
 
-// copy makes id's file, of a size, with what source's holds if there is a source.
+// copy makes id's file, of a size, with what the file source holds if there is one.
 func (d *Driver) copy(source, id string, sizeGiB int) (err error) {
 	to, err := os.Create(d.path(id))
 	if err != nil {
@@ -112,9 +113,9 @@ func (d *Driver) copy(source, id string, sizeGiB int) (err error) {
 	if err := to.Truncate(int64(sizeGiB) * gib); err != nil || source == "" {
 		return err
 	}
-	from, err := os.Open(d.path(source))
+	from, err := os.Open(source)
 	if err != nil {
-		return fmt.Errorf("volume %s: %w", source, err)
+		return fmt.Errorf("volume %s: %w", id, err)
 	}
 	defer from.Close()
 	return copyData(to, from)
@@ -151,8 +152,29 @@ func (d *Driver) Clone(ctx context.Context, id, source string, sizeGiB int) erro
 		if sizeGiB < from.SizeGiB {
 			return fmt.Errorf("volume %s: %d GiB is smaller than its source's %d: %w", id, sizeGiB, from.SizeGiB, errdefs.ErrInvalidArgument)
 		}
-		return d.make(id, source, sizeGiB)
+		return d.make(id, d.path(source), sizeGiB)
 	}, id, source)
+}
+
+// Import implements volume.Driver.
+func (d *Driver) Import(ctx context.Context, id, path string, sizeGiB int) error {
+	return d.call(ctx, MethodImport, func() error {
+		if _, ok := d.info[id]; ok || sizeGiB < 1 {
+			return d.make(id, path, sizeGiB)
+		}
+		info, err := os.Stat(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return fmt.Errorf("volume %s: what is imported: %w", id, errdefs.ErrNotFound)
+		case err != nil:
+			return err
+		case !info.Mode().IsRegular() || !filepath.IsAbs(path):
+			return fmt.Errorf("volume %s: what is imported is no file with an absolute path: %w", id, errdefs.ErrInvalidArgument)
+		case info.Size() > int64(sizeGiB)*gib:
+			return fmt.Errorf("volume %s: %d GiB is smaller than the %d bytes that are imported: %w", id, sizeGiB, info.Size(), errdefs.ErrInvalidArgument)
+		}
+		return d.make(id, path, sizeGiB)
+	}, id)
 }
 
 // Extend implements volume.Driver.
@@ -225,7 +247,7 @@ func (d *Driver) Snapshot(ctx context.Context, snapshot, of string) error {
 		if err := d.room(snapshot, from.SizeGiB); err != nil {
 			return err
 		}
-		if err := d.copy(of, snapshot, from.SizeGiB); err != nil {
+		if err := d.copy(d.path(of), snapshot, from.SizeGiB); err != nil {
 			return err
 		}
 		d.info[snapshot] = volume.Info{ID: snapshot, SizeGiB: from.SizeGiB, Of: of}

@@ -14,6 +14,7 @@ type Method string
 const (
 	MethodCreate         Method = "Create"
 	MethodClone          Method = "Clone"
+	MethodImport         Method = "Import"
 	MethodExtend         Method = "Extend"
 	MethodDelete         Method = "Delete"
 	MethodSnapshot       Method = "Snapshot"

@@ -270,7 +270,7 @@ func (d *Driver) Clone(ctx context.Context, id, source string, sizeGiB int) erro
 		case int64(sizeGiB)*gib < from.bytes:
 			return fmt.Errorf("volume %s: %d GiB is smaller than its source's %d: %w", id, sizeGiB, from.SizeGiB, errdefs.ErrInvalidArgument)
 		}
-		return d.make(ctx, entry{Info: volume.Info{ID: id, SizeGiB: sizeGiB}}, &from)
+		return d.make(ctx, entry{Info: volume.Info{ID: id, SizeGiB: sizeGiB}}, d.opener(from))
 	}, id, source)
 }
 
@@ -281,12 +281,17 @@ func (d *Driver) Snapshot(ctx context.Context, snapshot, of string) error {
 		if err != nil {
 			return err
 		}
-		return d.make(ctx, entry{Info: volume.Info{ID: snapshot, Of: of, SizeGiB: from.SizeGiB}, bytes: from.bytes}, &from)
+		return d.make(ctx, entry{Info: volume.Info{ID: snapshot, Of: of, SizeGiB: from.SizeGiB}, bytes: from.bytes}, d.opener(from))
 	}, snapshot, of)
 }
 
+// opener opens a file of ours, to be copied.
+func (d *Driver) opener(e entry) func() (*os.File, error) {
+	return func() (*os.File, error) { return d.root.OpenFile(e.name, os.O_RDONLY|syscall.O_NOFOLLOW, 0) }
+}
+
 // make makes a volume or a snapshot, of zeros or of what a source holds.
-func (d *Driver) make(ctx context.Context, e entry, source *entry) error {
+func (d *Driver) make(ctx context.Context, e entry, source func() (*os.File, error)) error {
 	if e.Of == "" {
 		if e.SizeGiB < 1 || e.SizeGiB > mostGiB {
 			return fmt.Errorf("volume %s: size is %d GiB, must be 1 to %d: %w", e.ID, e.SizeGiB, mostGiB, errdefs.ErrInvalidArgument)
@@ -337,7 +342,7 @@ func (d *Driver) finish(id string) error {
 }
 
 // fill makes the file under its first name, with all that it holds, flushed.
-func (d *Driver) fill(ctx context.Context, e entry, source *entry) (err error) {
+func (d *Driver) fill(ctx context.Context, e entry, source func() (*os.File, error)) (err error) {
 	if err := ignoreMissing(d.root.Remove(newPrefix + e.ID)); err != nil {
 		return err
 	}
@@ -350,13 +355,13 @@ func (d *Driver) fill(ctx context.Context, e entry, source *entry) (err error) {
 		return err
 	}
 	if source != nil {
-		from, err := d.root.OpenFile(source.name, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+		from, err := source()
 		if err != nil {
-			return fmt.Errorf("volume %s: %w", source.ID, err)
+			return fmt.Errorf("volume %s: %w", e.ID, err)
 		}
 		defer from.Close()
 		if err := d.copy(ctx, to, from); err != nil {
-			return fmt.Errorf("volume %s: copying %s: %w", e.ID, source.name, err)
+			return fmt.Errorf("volume %s: copying %s: %w", e.ID, filepath.Base(from.Name()), err)
 		}
 	}
 	if err := d.at("copied"); err != nil {

@@ -13,21 +13,21 @@ import (
 
 // Create implements volume.Driver.
 func (d *Driver) Create(ctx context.Context, id string, sizeGiB int) error {
-	return d.call(ctx, func() error { return d.make(ctx, volume.Info{ID: id, SizeGiB: sizeGiB}, "") }, id)
+	return d.call(ctx, func() error { return d.make(ctx, volume.Info{ID: id, SizeGiB: sizeGiB}, "", nil) }, id)
 }
 
 // Clone implements volume.Driver.
 func (d *Driver) Clone(ctx context.Context, id, source string, sizeGiB int) error {
-	return d.call(ctx, func() error { return d.make(ctx, volume.Info{ID: id, SizeGiB: sizeGiB}, source) }, id, source)
+	return d.call(ctx, func() error { return d.make(ctx, volume.Info{ID: id, SizeGiB: sizeGiB}, source, nil) }, id, source)
 }
 
 // Snapshot implements volume.Driver.
 func (d *Driver) Snapshot(ctx context.Context, snapshot, of string) error {
-	return d.call(ctx, func() error { return d.make(ctx, volume.Info{ID: snapshot, Of: of}, of) }, snapshot, of)
+	return d.call(ctx, func() error { return d.make(ctx, volume.Info{ID: snapshot, Of: of}, of, nil) }, snapshot, of)
 }
 
-// make makes a volume or a snapshot, of zeros or of what source holds.
-func (d *Driver) make(ctx context.Context, want volume.Info, source string) error {
+// make makes a volume or a snapshot, of zeros or of what source, or a file of the host, holds.
+func (d *Driver) make(ctx context.Context, want volume.Info, source string, raw *rawFile) error {
 	ours, foreign, err := d.look(ctx)
 	if err != nil {
 		return err
@@ -67,10 +67,16 @@ func (d *Driver) make(ctx context.Context, want volume.Info, source string) erro
 	if want.Of != "" {
 		name = snapshotPrefix + want.ID
 	}
+	if err := raw.check(int64(want.SizeGiB) * d.cfg.gib); err != nil {
+		return fmt.Errorf("volume %s: %w", want.ID, err)
+	}
 	if slices.Contains(foreign, name) {
 		return fmt.Errorf("volume %s: %s exists and is not of this library's making: %w", want.ID, d.full(name), errdefs.ErrAlreadyExists)
 	}
 	err = d.fill(ctx, want, name, from)
+	if err == nil {
+		err = raw.copy(ctx, d.path(lv{Name: name}))
+	}
 	if err == nil {
 		_, err = d.command(ctx, "lvchange", "--deltag", tagNew, d.full(name))
 	}

@@ -19,7 +19,7 @@ import (
 // broken is a driver with one thing wrong.
 type broken struct {
 	create, extend func(context.Context, string, int) error
-	clone          func(context.Context, string, string, int) error
+	clone, load    func(context.Context, string, string, int) error
 	remove, forget func(context.Context, string) error
 	snapshot       func(context.Context, string, string) error
 	path           func(context.Context, string) (string, error)
@@ -29,7 +29,7 @@ type broken struct {
 
 // whole is a driver with nothing wrong yet.
 func whole(d volume.Driver) *broken {
-	return &broken{create: d.Create, extend: d.Extend, clone: d.Clone, remove: d.Delete, forget: d.DeleteSnapshot,
+	return &broken{create: d.Create, extend: d.Extend, clone: d.Clone, load: d.Import, remove: d.Delete, forget: d.DeleteSnapshot,
 		snapshot: d.Snapshot, path: d.Path, list: d.List, stats: d.Stats}
 }
 
@@ -37,6 +37,9 @@ func (b *broken) Create(ctx context.Context, id string, n int) error { return b.
 func (b *broken) Extend(ctx context.Context, id string, n int) error { return b.extend(ctx, id, n) }
 func (b *broken) Clone(ctx context.Context, id, source string, n int) error {
 	return b.clone(ctx, id, source, n)
+}
+func (b *broken) Import(ctx context.Context, id, path string, n int) error {
+	return b.load(ctx, id, path, n)
 }
 func (b *broken) Delete(ctx context.Context, id string) error         { return b.remove(ctx, id) }
 func (b *broken) DeleteSnapshot(ctx context.Context, id string) error { return b.forget(ctx, id) }
@@ -127,6 +130,19 @@ func faults() []fault {
 		}},
 		{"clones are empty", []string{"clone", "clones are independent", "clone to a larger one"}, func(b *broken, d *fakevolume.Driver) {
 			b.clone = func(ctx context.Context, id, _ string, n int) error { return d.Create(ctx, id, n) }
+		}},
+		{"imports are empty", []string{"import", "import of what can't be"}, func(b *broken, d *fakevolume.Driver) {
+			b.load = func(ctx context.Context, id, _ string, n int) error { return d.Create(ctx, id, n) }
+		}},
+		{"what is beyond an import is not zeros", []string{"import"}, func(b *broken, d *fakevolume.Driver) {
+			b.load = func(ctx context.Context, id, path string, n int) error {
+				return errors.Join(d.Import(ctx, id, path, n), dirt(d, id, gib/2))
+			}
+		}},
+		{"import again begins anew", []string{"import again"}, func(b *broken, d *fakevolume.Driver) {
+			b.load = func(ctx context.Context, id, path string, n int) error {
+				return errors.Join(d.Delete(ctx, id), d.Import(ctx, id, path, n))
+			}
 		}},
 		{"clones of snapshots are of the volume", []string{"snapshot", "clones are independent"}, func(b *broken, d *fakevolume.Driver) {
 			clone := b.clone

@@ -57,7 +57,7 @@ type row struct {
 
 func rows() []row {
 	var all []row
-	for _, part := range [][]row{createRows(), cloneRows(), snapshotRows(), deleteRows(), listRows(), callRows(), faultRows()} {
+	for _, part := range [][]row{createRows(), cloneRows(), importRows(), snapshotRows(), deleteRows(), listRows(), callRows(), faultRows()} {
 		all = append(all, part...)
 	}
 	return all
