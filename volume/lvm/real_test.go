@@ -120,6 +120,53 @@ func testOnLVM(t *testing.T, thin bool) {
 	require.NoError(t, held.Close())
 	require.ErrorIs(t, d.Create(ctx, uuid.NewString(), 1000), errdefs.ErrResourceExhausted)
 
+	// A device node that leads elsewhere is not used, and what it leads to stays as it is.
+	other := uuid.NewString()
+	require.NoError(t, d.Create(ctx, other, 1))
+	put(t, d, other, "of somebody else    ")
+	otherPath, err := d.Path(ctx, other)
+	require.NoError(t, err)
+	node, err := os.Readlink(path)
+	require.NoError(t, err)
+	target, err := filepath.EvalSymlinks(otherPath)
+	require.NoError(t, err)
+	require.NoError(t, os.Remove(path))
+	require.NoError(t, os.Symlink(target, path))
+	_, err = d.Path(ctx, clone)
+	require.ErrorIs(t, err, errdefs.ErrUnavailable)
+	require.ErrorContains(t, err, "stale")
+	if !thin { // which are made of each other without their nodes
+		require.ErrorIs(t, d.Clone(ctx, uuid.NewString(), clone, 2), errdefs.ErrUnavailable)
+	}
+	require.NoError(t, os.Remove(path))
+	require.NoError(t, os.Symlink(node, path))
+	require.Equal(t, "of somebody else    ", get(t, d, other, 0))
+
+	// One that somebody has removed is not found, and nothing else goes with it.
+	run("lvremove", "-y", "-f", group+"/"+volumePrefix+other)
+	_, err = d.Path(ctx, other)
+	require.ErrorIs(t, err, errdefs.ErrNotFound)
+	require.ErrorIs(t, d.Extend(ctx, other, 2), errdefs.ErrNotFound)
+	require.ErrorIs(t, d.Clone(ctx, uuid.NewString(), other, 2), errdefs.ErrNotFound)
+	require.ErrorIs(t, d.Snapshot(ctx, uuid.NewString(), other), errdefs.ErrNotFound)
+	require.NoError(t, d.Delete(ctx, other))
+
+	// A full group takes nothing more, and what is in it stays.
+	if !thin {
+		room, err := d.Stats(ctx)
+		require.NoError(t, err)
+		filler := uuid.NewString()
+		require.NoError(t, d.Create(ctx, filler, room.FreeGiB))
+		require.ErrorIs(t, d.Create(ctx, uuid.NewString(), 1), errdefs.ErrResourceExhausted)
+		require.ErrorIs(t, d.Extend(ctx, id, 4), errdefs.ErrResourceExhausted)
+		require.ErrorIs(t, d.Clone(ctx, uuid.NewString(), clone, 2), errdefs.ErrResourceExhausted)
+		require.NoError(t, d.Delete(ctx, filler))
+	}
+	require.Equal(t, "secret of a tenant  ", get(t, d, clone, 0))
+	all, err = d.List(ctx)
+	require.NoError(t, err)
+	require.Len(t, all, 3)
+
 	for range 2 {
 		require.NoError(t, d.DeleteSnapshot(ctx, snapshot))
 		require.NoError(t, d.Delete(ctx, clone))
