@@ -24,8 +24,17 @@ const (
 )
 
 // TestMain is the tests, or with DEWPOINT_ISCSI_FILE in the environment a process with a target and nothing else: it exports the file to
-// the initiators of DEWPOINT_ISCSI_INITIATORS, prints its address, and ends when its input does.
+// the initiators of DEWPOINT_ISCSI_INITIATORS, prints its address, and ends when its input does. With DEWPOINT_ISCSI_WRITER it is an initiator that
+// writes.
 func TestMain(m *testing.M) {
+	if addr := os.Getenv("DEWPOINT_ISCSI_WRITER"); addr != "" {
+		var seed uint64
+		_, _ = fmt.Sscan(os.Getenv("DEWPOINT_ISCSI_SEED"), &seed)
+		if err := write(addr, seed); err != nil {
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	path := os.Getenv("DEWPOINT_ISCSI_FILE")
 	if path == "" {
 		goleak.VerifyTestMain(m)

@@ -1,74 +1,124 @@
 package iscsi
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
+	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/dewpoint-cloud/dewpoint/internal/testneed"
 )
 
-// TestAcknowledgedDataSurvivesAKill kills the target in the middle of writes: what was written with FUA, or before a flush that has
-// returned, is in the file, and another process serves it.
-func TestAcknowledgedDataSurvivesAKill(t *testing.T) {
-	const blocks = 1024 // of 4 KiB
-	path := filepath.Join(t.TempDir(), "volume")
-	require.NoError(t, os.WriteFile(path, make([]byte, blocks*4096), 0o600))
-	sure := map[int]uint64{} // block and the seed of what is surely there, or newer
-	latest := map[int]uint64{}
-	seed := uint64(0)
-	for round := range 4 {
-		p := startProcess(t, path, testInitiator)
-		i := dial(t, p.addr, testInitiator)
-		require.NoError(t, i.login(testTarget, secrets{}))
-		for block, first := range sure { // nothing is older than what was acknowledged
-			res, err := i.do(read16(block*8, 8), nil, 4096)
-			require.NoError(t, err)
-			found := false
-			for s := first; s <= latest[block] && !found; s++ {
-				found = bytes.Equal(res.in, pattern(4096, s))
-			}
-			require.True(t, found, "round %d: block %d is older than what was acknowledged", round, block)
-		}
-		time.AfterFunc(time.Duration(30+20*round)*time.Millisecond, func() { _ = p.cmd.Process.Kill() })
-		unflushed := map[int]uint64{}
-		for n := 0; ; n++ {
-			seed++
-			block := int(seed*37) % blocks
-			latest[block] = seed
-			cdb := write16(block*8, 8)
-			if n%3 == 0 {
-				cdb[1] = 8
-			}
-			res, err := i.do(cdb, pattern(4096, seed), 0)
-			if err != nil {
-				break
-			}
-			require.Zero(t, res.status)
-			unflushed[block] = seed
-			if n%3 == 0 {
-				sure[block] = seed
-			}
-			if n%16 == 15 {
-				if res, err := i.do([]byte{0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0}, nil, 0); err != nil || res.status != 0 {
-					break
-				}
-				for block, s := range unflushed {
-					sure[block] = max(sure[block], s)
-				}
-				clear(unflushed)
-			}
-		}
-		_ = p.cmd.Wait()
+const crashBlocks = 512 // of 4 KiB
+
+// write writes blocks to a target until it or the target ends, and says of each write, before it is sent, "sent BLOCK SEED", and of each that was
+// acknowledged with FUA, or before a flush that was, "sure BLOCK SEED".
+func write(addr string, seed uint64) error {
+	nc, err := net.Dial("tcp", addr)
+	if err != nil {
+		return err
 	}
-	require.Greater(t, len(sure), 20)
+	defer nc.Close()
+	i := newInitiator(nc, testInitiator)
+	if err := i.login(testTarget, secrets{}); err != nil {
+		return err
+	}
+	unflushed := map[int]uint64{}
+	for n := 0; ; n++ {
+		seed++
+		block := int(seed*37) % crashBlocks
+		fmt.Println("sent", block, seed)
+		cdb := write16(block*8, 8)
+		if n%3 == 0 {
+			cdb[1] = 8
+		}
+		res, err := i.do(cdb, pattern(4096, seed), 0)
+		if err != nil || res.status != 0 {
+			return err
+		}
+		unflushed[block] = seed
+		if n%3 == 0 {
+			fmt.Println("sure", block, seed)
+		}
+		if n%16 == 15 {
+			if res, err := i.do([]byte{0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0}, nil, 0); err != nil || res.status != 0 {
+				return err
+			}
+			for block, s := range unflushed {
+				fmt.Println("sure", block, s)
+			}
+			clear(unflushed)
+		}
+	}
+}
+
+// TestAcknowledgedDataSurvivesKills kills the target, with the agent whose process it is in, the initiator, or both, in the middle of writes: what was written
+// with FUA, or before a flush that has returned, is in the file, or something newer, and another process serves it.
+func TestAcknowledgedDataSurvivesKills(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "volume")
+	require.NoError(t, os.WriteFile(path, make([]byte, crashBlocks*4096), 0o600))
+	sure := map[int]uint64{}   // block and the seed of what is surely there, or newer
+	sent := map[int][]uint64{} // all that was ever sent
+	last := uint64(0)
+	random := rand.New(rand.NewPCG(5, 2))
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	p := startProcess(t, path, testInitiator)
+	for round := range 15 {
+		writer := exec.Command(exe)
+		writer.Env = append(os.Environ(), "DEWPOINT_ISCSI_WRITER="+p.addr, fmt.Sprint("DEWPOINT_ISCSI_SEED=", last))
+		out, err := writer.StdoutPipe()
+		require.NoError(t, err)
+		require.NoError(t, writer.Start())
+		victim, after := round%3, 20+random.IntN(200)
+		acknowledged := 0
+		lines := bufio.NewScanner(out)
+		for lines.Scan() {
+			var what string
+			var block int
+			var seed uint64
+			_, err := fmt.Sscan(lines.Text(), &what, &block, &seed)
+			require.NoError(t, err)
+			last = max(last, seed)
+			if what == "sent" {
+				sent[block] = append(sent[block], seed)
+				continue
+			}
+			sure[block] = max(sure[block], seed)
+			if acknowledged++; acknowledged == after {
+				if victim != 1 {
+					require.NoError(t, p.cmd.Process.Kill())
+				}
+				if victim != 0 {
+					require.NoError(t, writer.Process.Kill())
+				}
+			}
+		}
+		_ = writer.Wait()
+		require.GreaterOrEqual(t, acknowledged, after)
+		if victim != 1 {
+			p.kill()
+			p = startProcess(t, path, testInitiator)
+		}
+		i := dial(t, p.addr, testInitiator)
+		require.NoError(t, i.login(testTarget, secrets{})) // ends the writer's session, with what it had begun
+		for block, first := range sure {
+			got := i.good(t, read16(block*8, 8), nil, 4096)
+			found := slices.ContainsFunc(sent[block], func(s uint64) bool { return s >= first && bytes.Equal(got, pattern(4096, s)) })
+			require.True(t, found, "round %d, victim %d: block %d is older than what was acknowledged", round, victim, block)
+		}
+		i.nc.Close()
+	}
+	require.Greater(t, len(sure), 100)
 }
 
 // TestFlushesReachTheDisk looks at the system calls: a kill does not lose what is in the page cache, a loss of power does.

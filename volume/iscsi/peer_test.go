@@ -223,6 +223,12 @@ func BenchmarkPeerISCSI(b *testing.B) {
 		{"randwrite-4k-qd32-2sessions", true, 4096, true, 32, 2, 1.5},
 		{"read-128k-qd32", false, 128 << 10, false, 32, 1, 1},
 		{"write-128k-qd32", true, 128 << 10, false, 32, 1, 1},
+		{"read-128k-qd1", false, 128 << 10, false, 1, 1, 1},
+		{"write-128k-qd1", true, 128 << 10, false, 1, 1, 1},
+		{"read-1m-qd1", false, 1 << 20, false, 1, 1, 1},
+		{"read-1m-qd32", false, 1 << 20, false, 32, 1, 1},
+		{"write-1m-qd1", true, 1 << 20, false, 1, 1, 1},
+		{"write-1m-qd32", true, 1 << 20, false, 32, 1, 1},
 	}
 	disk, err := os.MkdirTemp("", "iscsi")
 	require.NoError(b, err)
