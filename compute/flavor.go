@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/google/uuid"
 
+	"github.com/dewpoint-cloud/dewpoint/network"
 	"github.com/dewpoint-cloud/dewpoint/scheduler"
 	"github.com/dewpoint-cloud/dewpoint/state"
 )
@@ -19,16 +20,19 @@ type Flavor struct {
 	VCPUs     int    // 1 to 256
 	MemoryMiB int    // 16 to 16,777,216
 	DiskGiB   int    // root disk, to 1,048,576; 0: as large as the image's
+
+	// Limits are how much each network card may get and send. Instances that there are keep theirs.
+	Limits network.Limits
 }
 
 // DefaultFlavors returns the five that Nova has had since 2010.
 func DefaultFlavors() []Flavor {
 	return []Flavor{
-		{"1", "m1.tiny", 1, 512, 0},
-		{"2", "m1.small", 1, 2048, 20},
-		{"3", "m1.medium", 2, 4096, 40},
-		{"4", "m1.large", 4, 8192, 80},
-		{"5", "m1.xlarge", 8, 16384, 160},
+		{ID: "1", Name: "m1.tiny", VCPUs: 1, MemoryMiB: 512, DiskGiB: 0},
+		{ID: "2", Name: "m1.small", VCPUs: 1, MemoryMiB: 2048, DiskGiB: 20},
+		{ID: "3", Name: "m1.medium", VCPUs: 2, MemoryMiB: 4096, DiskGiB: 40},
+		{ID: "4", Name: "m1.large", VCPUs: 4, MemoryMiB: 8192, DiskGiB: 80},
+		{ID: "5", Name: "m1.xlarge", VCPUs: 8, MemoryMiB: 16384, DiskGiB: 160},
 	}
 }
 
@@ -58,6 +62,9 @@ func (f Flavor) check() error {
 		return bad("MemoryMiB", "is %d, must be 16 to %d", f.MemoryMiB, 16<<20)
 	case f.DiskGiB < 0 || f.DiskGiB > 1<<20:
 		return bad("DiskGiB", "is %d, must be 0 to %d", f.DiskGiB, 1<<20)
+	}
+	if err := f.Limits.Validate(); err != nil {
+		return fmt.Errorf("compute: flavor: %w", err)
 	}
 	return nil
 }

@@ -181,7 +181,7 @@ func (s *Service) record(tx *state.Tx, caller auth.Caller, req RunRequest) (made
 		}
 		for card, net := range nets {
 			ask := network.PortRequest{NetworkID: net, ProjectID: i.ProjectID, InstanceID: i.ID, HostID: host, Hostname: i.Hostname,
-				SecurityGroups: req.SecurityGroups}
+				SecurityGroups: req.SecurityGroups, Limits: i.Flavor.Limits}
 			if card < len(req.FixedIPs) {
 				ask.Addr = req.FixedIPs[card]
 			}

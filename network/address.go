@@ -23,6 +23,9 @@ type PortRequest struct {
 	HostID     string
 	Hostname   string
 
+	// Limits are how much the guest may get and send; zero: any number.
+	Limits Limits
+
 	// Addr is the IPv4 fixed IP that the port is to have; the zero value: any that is free.
 	Addr netip.Addr
 
@@ -51,7 +54,10 @@ func (a *Addresses) Allocate(tx *state.Tx, req PortRequest) (Port, error) {
 		return Port{}, fmt.Errorf("network %q: %w", req.NetworkID, errdefs.ErrNotFound)
 	}
 	p := Port{ID: uuid.NewString(), NetworkID: n.ID, ProjectID: req.ProjectID, InstanceID: req.InstanceID, HostID: req.HostID,
-		Hostname: req.Hostname, Plugged: true}
+		Hostname: req.Hostname, Limits: req.Limits, Plugged: true}
+	if err := req.Limits.Validate(); err != nil {
+		return Port{}, err
+	}
 	for range Ports.By(tx.Unguarded(), "tap", p.TapName()) {
 		p.ID = uuid.NewString() // one chance in 2^47 for two ports
 	}

@@ -109,6 +109,9 @@ func (d Desired) Validate() error {
 		case len(t.Port) > maxPort || strings.ContainsFunc(t.Port, func(r rune) bool { return r <= ' ' || r > '~' }):
 			return bad("tap %s: Port %q must be at most %d printable ASCII characters without spaces", t.Name, t.Port, maxPort)
 		}
+		if err := t.Limits.Validate(); err != nil {
+			return fmt.Errorf("network: tap %s: %w", t.Name, err)
+		}
 		if !slices.IsSortedFunc(t.Groups, func(a, b string) int { return cmp.Or(cmp.Compare(a, b), 1) }) {
 			return bad("tap %s: Groups %q must be sorted, each once", t.Name, t.Groups)
 		}

@@ -168,6 +168,9 @@ type Tap struct {
 	// Guarded says that only what Groups let through gets to the guest and from it. Otherwise all does that is not forged.
 	Guarded bool
 	Groups  []string // ids of Desired.Groups, sorted
+
+	// Limits are how much the guest gets and sends. They are in force before the tap joins its bridge.
+	Limits Limits
 }
 
 // Report says what an Apply changed, a line each, in words for a log: empty when nothing had to change.

@@ -100,6 +100,9 @@ type Port struct {
 	// SecurityGroups are the ids of the groups that the port is in, sorted.
 	SecurityGroups []string
 
+	// Limits are how much its guest may get and send.
+	Limits Limits
+
 	// Plugged says that the node is to have the port's tap: it is set before the tap is made, and cleared before it
 	// is removed.
 	Plugged bool

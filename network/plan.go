@@ -104,5 +104,5 @@ func (n Network) routes(gateway, router netip.Addr) []Route {
 
 func (p Port) tap(n Network) Tap {
 	return Tap{Name: p.TapName(), Bridge: n.Bridge, Port: p.ID, MAC: p.HardwareAddr(), IPs: p.Addrs, Hostname: p.Hostname,
-		Guarded: true, Groups: p.SecurityGroups}
+		Guarded: true, Groups: p.SecurityGroups, Limits: p.Limits}
 }

@@ -236,7 +236,7 @@ func (c *call) plug(ctx context.Context, b network.Bridge, t network.Tap) error 
 
 // plugFilter puts the tap's elements into the sets, and takes those out that it had. What it had is in its mark.
 func (c *call) plugFilter(ctx context.Context, t network.Tap, have *nic) error {
-	change := filterChange{add: elements(t)}
+	change := filterChange{add: elements(t), write: limitChains(t.Name, t.Limits)}
 	for _, id := range t.Groups {
 		for _, a := range t.IPs {
 			change.add = append(change.add, memberElement(id, a))
@@ -245,11 +245,12 @@ func (c *call) plugFilter(ctx context.Context, t network.Tap, have *nic) error {
 	if have != nil {
 		said := parseTapMark(have.alias)
 		if len(said.mac) == 6 && !said.cut {
-			for _, e := range facts(t.Name, said.mac, said.ips, said.choice) {
+			for _, e := range facts(t.Name, said) {
 				if !slices.Contains(change.add, e) {
 					change.remove = append(change.remove, e)
 				}
 			}
+			change.dropChains = limitChainsToDrop(t.Name, said.limits, t.Limits)
 		}
 		if said.cut || len(said.mac) != 6 {
 			if err := c.forget(ctx, t.Name, change.add); err != nil {
@@ -267,13 +268,14 @@ func (c *call) plugFilter(ctx context.Context, t network.Tap, have *nic) error {
 		return err
 	}
 	if t.Guarded { // the chains and sets that the elements are for
-		change.write = chooser(t.Groups)
+		change.write = append(change.write, chooser(t.Groups)...)
 		for _, id := range t.Groups {
 			change.sets = append(change.sets, groupSets(id)...)
 			change.ensure = append(change.ensure, rulesIn+id, rulesOut+id)
 		}
 	}
 	change.rebuild = f.problem != ""
+	change.dropChains = slices.DeleteFunc(change.dropChains, func(name string) bool { _, there := f.chains[name]; return !there || change.rebuild })
 	change.remove = slices.DeleteFunc(change.remove, func(e element) bool { return !f.elements[e] })
 	return c.commit(ctx, change)
 }
@@ -325,6 +327,12 @@ func (c *call) forget(ctx context.Context, tap string, keep []element) error {
 			change.remove = append(change.remove, e)
 		}
 	}
+	for _, name := range []string{limitChainIn + tap, limitChainOut + tap} {
+		_, there := f.chains[name]
+		if there && !slices.ContainsFunc(keep, func(e element) bool { return e.to == name }) {
+			change.dropChains = append(change.dropChains, name)
+		}
+	}
 	if change.empty() {
 		return nil
 	}
@@ -338,7 +346,8 @@ func (c *call) unplug(ctx context.Context, tap string) error {
 		return err
 	}
 	if said := parseTapMark(l.alias); len(said.mac) == 6 && !said.cut {
-		err = c.commit(ctx, filterChange{remove: facts(tap, said.mac, said.ips, said.choice)})
+		err = c.commit(ctx, filterChange{remove: facts(tap, said),
+			dropChains: limitChainsToDrop(tap, said.limits, network.Limits{})})
 		if errors.Is(err, unix.ENOENT) {
 			err = c.forget(ctx, tap, nil)
 		}

@@ -76,6 +76,8 @@ func TestContract(t *testing.T) {
 				"other: stray group":                        by(ns, "nft add chain bridge dewpoint in-stray; nft add chain bridge dewpoint out-stray; nft add set bridge dewpoint m4-stray '{ type ipv4_addr; }'"),
 				"other: tap opened":                         by(ns, `nft add element bridge dewpoint open '{ "'$TAP'" }'`),
 				"other: tap in no group":                    by(ns, `nft flush map bridge dewpoint to_ingress`),
+				"other: limits forgotten":                   by(ns, "nft flush chain bridge dewpoint limit_in"),
+				"other: stray limit":                        by(ns, "nft add chain bridge dewpoint li-$TAP; nft add element bridge dewpoint limits_in '{ \"$TAP\" : goto li-$TAP }'"),
 				"other: flows forgotten":                    by(ns, "nft flush chain bridge dewpoint pass_in4; nft flush chain bridge dewpoint pass_out4"),
 			},
 			Unguarded: func() ([]string, error) { return unguarded(ns) },

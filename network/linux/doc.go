@@ -24,6 +24,11 @@
 // after five minutes (RFC 4787), ICMP echo after one (RFC 5508), others after ten. A tap may begin 2,000 flows each second, 20,000 at once, that
 // are remembered, so that one guest can't take the room of others. Later fragments of IPv4 pass if they come after their first.
 //
+// # Limits
+//
+// A tap that may get or send only so much has a chain for that, which a map leads to; what is more is dropped, not kept back. The kernel's bucket
+// holds the bytes of a second and the burst, and counts packets without their Ethernet headers.
+//
 // # Addresses of the outside
 //
 // A floating IP is an element of two maps in the table ip dewpoint_nat, and an address of the card that it is answered on, given by us

@@ -17,7 +17,7 @@ type element struct {
 }
 
 // elements returns the facts about a port: what it may send, what it gets, and by which rules.
-func elements(t network.Tap) []element { return facts(t.Name, t.MAC, t.IPs, choice(t)) }
+func elements(t network.Tap) []element { return facts(t.Name, markOf(t)) }
 
 // choice is the combination of a tap's groups, "" for one that has none because it is not guarded.
 func choice(t network.Tap) string {
@@ -27,21 +27,22 @@ func choice(t network.Tap) string {
 	return combination(t.Groups)
 }
 
-func facts(tap string, mac net.HardwareAddr, ips []netip.Addr, choice string) []element {
+func facts(tap string, m tapMark) []element {
 	name := string(padded([]byte(tap), 16))
-	begin := name + string(padded(mac, 8))
+	begin := name + string(padded(m.mac, 8))
 	all := []element{{set: macs, key: begin}}
-	for _, a := range append([]netip.Addr{linkLocal(mac)}, ips...) {
+	for _, a := range append([]netip.Addr{linkLocal(m.mac)}, m.ips...) {
 		if a.Is4() {
 			all = append(all, element{set: ip4s, key: begin + string(a.AsSlice())})
 		} else {
 			all = append(all, element{set: ip6s, key: begin + string(a.AsSlice())})
 		}
 	}
-	if choice == "" {
+	all = append(all, limitElements(tap, m.limits)...)
+	if m.choice == "" {
 		return append(all, element{set: open, key: name})
 	}
-	return append(all, element{mapIn, name, chooseIn + choice}, element{mapOut, name, chooseOut + choice})
+	return append(all, element{mapIn, name, chooseIn + m.choice}, element{mapOut, name, chooseOut + m.choice})
 }
 
 func padded(b []byte, n int) []byte {
@@ -52,7 +53,7 @@ func linkLocal(mac net.HardwareAddr) netip.Addr { return network.LinkLocal(mac) 
 
 // parse returns what the element says of a tap: its name, its MAC address and the IP address, if there is one.
 func (e element) parse() (tap string, mac net.HardwareAddr, ip netip.Addr, err error) {
-	sizes := map[string]int{macs: 24, ip4s: 28, ip6s: 40, open: 16, mapIn: 16, mapOut: 16}
+	sizes := map[string]int{macs: 24, ip4s: 28, ip6s: 40, open: 16, mapIn: 16, mapOut: 16, limitsIn: 16, limitsOut: 16}
 	if size := sizes[e.set]; size == 0 || len(e.key) != size {
 		return "", nil, ip, fmt.Errorf("element of %d bytes in set %q", len(e.key), e.set)
 	}

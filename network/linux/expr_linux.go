@@ -71,6 +71,8 @@ func (r rule) exprs(sets map[string]*nftables.Set) []expr.Any {
 			all = append(all, &expr.Lookup{SourceRegister: first, SetName: m.set, SetID: id, Invert: m.op == notIn})
 		case through:
 			all = append(all, &expr.Lookup{SourceRegister: first, SetName: m.set, SetID: id, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true})
+		case overRate:
+			all = append(all, &expr.Limit{Type: expr.LimitTypePktBytes, Rate: m.rate, Burst: m.burst, Unit: expr.LimitTimeSecond, Over: true})
 		case learnt, exceed:
 			learn := &expr.Dynset{SrcRegKey: first, SetName: m.set, SetID: id, Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: time.Duration(m.seconds) * time.Second}
 			if m.op == exceed {

@@ -106,7 +106,7 @@ func groupOfChain(chain string) (id string, is bool) {
 
 // isDynamic tells the chains that depend on what there is from those that are always there.
 func isDynamic(chain string) bool {
-	for _, prefix := range []string{rulesIn, rulesOut, chooseIn, chooseOut} {
+	for _, prefix := range []string{rulesIn, rulesOut, chooseIn, chooseOut, limitChainIn, limitChainOut} {
 		if strings.HasPrefix(chain, prefix) {
 			return true
 		}

@@ -179,11 +179,15 @@ func (c *call) inspect(ctx context.Context) (d network.Desired, err error) {
 			continue // not from us: Apply removes it
 		}
 		t := facts[tap]
-		if e.to != "" {
+		switch e.set {
+		case limitsIn:
+			t.Limits.In = parseLimit(have.chains[e.to])
+		case limitsOut:
+			t.Limits.Out = parseLimit(have.chains[e.to])
+		case mapIn:
+			t.Guarded, t.Groups = true, parseChooser(have.chains[e.to])
+		case mapOut:
 			t.Guarded = true
-			if e.set == mapIn {
-				t.Groups = parseChooser(have.chains[e.to])
-			}
 		}
 		if mac != nil {
 			t.MAC = mac

@@ -67,17 +67,24 @@ type tapMark struct {
 	mac    net.HardwareAddr
 	ips    []netip.Addr
 	choice string // of security groups; "": not guarded
-	cut    bool   // there was no room for all addresses
+	limits network.Limits
+	cut    bool // there was no room for all addresses
 }
 
 func markOf(t network.Tap) tapMark {
-	return tapMark{port: t.Port, mac: t.MAC, ips: t.IPs, choice: choice(t)}
+	return tapMark{port: t.Port, mac: t.MAC, ips: t.IPs, choice: choice(t), limits: t.Limits}
 }
 
 func (m tapMark) String() string {
 	text := fmt.Sprintf("%stap port=%s mac=%v", mark, m.port, m.mac)
 	if m.choice != "" {
 		text += " groups=" + m.choice
+	}
+	if m.limits.In.Bytes != 0 {
+		text += " in=" + rateText(m.limits.In)
+	}
+	if m.limits.Out.Bytes != 0 {
+		text += " out=" + rateText(m.limits.Out)
 	}
 	if len(m.ips) > 0 {
 		var ips []string
@@ -117,6 +124,10 @@ func parseTapMark(alias string) (m tapMark) {
 			}
 		case "groups":
 			m.choice = value
+		case "in":
+			m.limits.In = parseRate(value)
+		case "out":
+			m.limits.Out = parseRate(value)
 		case "cut":
 			m.cut = value == "true"
 		}

@@ -72,6 +72,12 @@ func planFilter(d network.Desired, have filter) (change filterChange, whom conce
 			}
 		}
 	}
+	for _, t := range d.Taps {
+		before := len(change.write)
+		if write(limitChains(t.Name, t.Limits), ""); len(change.write) > before {
+			taps[t.Name] = true
+		}
+	}
 	ensure := func(id string) {
 		for _, s := range groupSets(id) {
 			if !sets[s.name] && !have.sets[s.name] {

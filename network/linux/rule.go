@@ -48,9 +48,10 @@ const (
 	atMost
 	in
 	notIn
-	through // a map, whose verdict it is
-	learnt  // put into a set, or seen there again: holds if there is room
-	exceed  // more often than a tap's share of new flows
+	through  // a map, whose verdict it is
+	learnt   // put into a set, or seen there again: holds if there is room
+	exceed   // more often than a tap's share of new flows
+	overRate // more bytes each second than a rate
 )
 
 // match is one condition of a rule.
@@ -61,7 +62,9 @@ type match struct {
 	value   []byte
 	text    string // of the value
 	set     string
-	seconds int // that a set keeps what is put into it
+	seconds int    // that a set keeps what is put into it
+	rate    uint64 // bytes each second
+	burst   uint32 // bytes
 }
 
 // rule is a line of a chain. Its verdict holds if all its conditions do.
@@ -92,6 +95,9 @@ func (m match) String() string {
 	var names []string
 	for _, f := range m.fields {
 		names = append(names, f.text)
+	}
+	if m.op == overRate {
+		return fmt.Sprintf("limit rate over %d bytes/second burst %d bytes", m.rate, m.burst)
 	}
 	left := strings.Join(names, " . ")
 	if m.mask != nil {
@@ -137,6 +143,9 @@ func (r rule) comment() string {
 		fmt.Fprintln(sum, m.fields, m.mask, m.op, m.value, m.set)
 		if m.seconds > 0 {
 			fmt.Fprintln(sum, m.seconds, newFlowsPerSecond, newFlowsAtOnce)
+		}
+		if m.op == overRate {
+			fmt.Fprintln(sum, m.rate, m.burst)
 		}
 	}
 	fmt.Fprint(sum, r.verdict)

@@ -32,6 +32,8 @@ func sets() []set {
 		{name: open, types: []string{"ifname"}},
 		{name: mapIn, types: []string{"ifname"}, verdicts: true},
 		{name: mapOut, types: []string{"ifname"}, verdicts: true},
+		{name: limitsIn, types: []string{"ifname"}, verdicts: true},
+		{name: limitsOut, types: []string{"ifname"}, verdicts: true},
 	}
 }
 
@@ -115,7 +117,7 @@ func chains() []chain {
 	for _, w := range ways() {
 		all = append(all, groupTable(w)...)
 	}
-	return all
+	return append(all, limitTable()...)
 }
 
 // spoofChains keep guests from forging.

@@ -58,7 +58,8 @@ func TestTable(t *testing.T) {
 			{Name: "dp1", MAC: []byte{0x52, 0x54, 0, 0, 0, 1}, IPs: []netip.Addr{netip.MustParseAddr("10.0.0.2")}},
 			{Name: "dp2", MAC: []byte{0x52, 0x54, 0, 0, 0, 2}, IPs: []netip.Addr{netip.MustParseAddr("10.0.0.3"), netip.MustParseAddr("fd00::3")}, Guarded: true,
 				Groups: []string{"db", "web"}},
-			{Name: "dp3", MAC: []byte{0x02, 0, 0, 0, 0, 3}, Guarded: true},
+			{Name: "dp3", MAC: []byte{0x02, 0, 0, 0, 0, 3}, Guarded: true,
+				Limits: network.Limits{In: network.Rate{Bytes: 1_000_000}, Out: network.Rate{Bytes: 500_000, Burst: 20_000}}},
 		},
 		Groups: []network.Group{
 			{ID: "web", Members: []netip.Addr{netip.MustParseAddr("10.0.0.3"), netip.MustParseAddr("fd00::3")}, Rules: rules("egress any any any",

@@ -42,6 +42,39 @@ func plugRows() []row {
 			},
 		},
 		{
+			name: "limits",
+			rule: "Limits are how much the guest gets and sends.",
+			check: func(ctx context.Context, e *bench) error {
+				d := desired(1, 2)
+				for _, limits := range []network.Limits{
+					{In: network.Rate{Bytes: 1_000_000}, Out: network.Rate{Bytes: 500_000, Burst: 20_000}},
+					{In: network.Rate{Bytes: 1_000_001}},
+					{Out: network.Rate{Bytes: network.MaxRate, Burst: 1}},
+					{},
+					{In: network.Rate{Bytes: network.MinRate}},
+				} {
+					d.Taps[1].Limits = limits
+					if err := all(
+						func() error { return e.apply(ctx, desired(1)) },
+						func() error { return e.Manager.Plug(ctx, d.Bridges[0], d.Taps[1]) },
+						func() error { return e.is(ctx, d) },
+						func() error { return e.apply(ctx, desired(1, 2)) },
+						func() error { return e.is(ctx, desired(1, 2)) },
+						func() error { return e.apply(ctx, d) },
+						func() error { return e.is(ctx, d) },
+						func() error { return e.Manager.Unplug(ctx, d.Taps[1].Name) },
+						func() error { return e.is(ctx, desired(1)) },
+						func() error { return e.Manager.Plug(ctx, d.Bridges[0], d.Taps[1]) },
+						func() error { return e.Manager.Plug(ctx, d.Bridges[0], desired(1, 2).Taps[0]) },
+						func() error { return e.is(ctx, d) },
+					); err != nil {
+						return fmt.Errorf("%+v: %w", limits, err)
+					}
+				}
+				return nil
+			},
+		},
+		{
 			name:  "addresses come and go",
 			rule:  "the fixed IPs: all that the guest may use as a source",
 			needs: func(e Env) bool { return e.Passes != nil },

@@ -116,6 +116,12 @@ func TestSuiteFindsBrokenManagers(t *testing.T) {
 				return m.Apply(ctx, d)
 			}
 		}},
+		{"a plug forgets limits", []string{"limits"}, func(b *broken, m manager, _ *fakenetwork.Node) {
+			b.plug = func(ctx context.Context, on network.Bridge, t network.Tap) error {
+				t.Limits = network.Limits{}
+				return m.Plug(ctx, on, t)
+			}
+		}},
 		{"floating IPs are only added", []string{"set floating IPs"}, func(b *broken, m manager, node *fakenetwork.Node) {
 			b.floating = func(ctx context.Context, fs []network.Floating) error {
 				if len(fs) < len(node.Desired().Floating) {
