@@ -326,6 +326,9 @@ func (d *disks) do(ctx context.Context, method string, f func()) error {
 
 func (d *disks) Make(ctx context.Context, i compute.Instance) (compute.Files, error) {
 	err := d.do(ctx, "Make", func() { d.files[i.ID] = true })
+	if i.BootVolume != "" {
+		return compute.Files{ConsoleLog: "/console/" + i.ID}, err
+	}
 	return compute.Files{Disks: []compute.Disk{{Path: "/disks/" + i.ID, Format: "raw"}}, ConsoleLog: "/console/" + i.ID}, err
 }
 

@@ -21,13 +21,17 @@ type Instance struct {
 	LaunchIndex   int    // which of them it is, from 0
 
 	Flavor    Flavor // as it was at launch
-	ImageID   string
+	ImageID   string // what it boots; of a volume, what that was made of, "" if nobody knows
 	KernelID  string // what boots the image, as it said at launch; "": it boots by itself
 	RamdiskID string // "": none
 	Cmdline   string // of the kernel; "" without one
 	KeyName   string
 	PublicKey string // authorized_keys line of the key pair; "" without one
 	UserData  []byte
+
+	// BootVolume is the volume that it boots from; "": it has a disk of its own. BootMade: the volume was made for it.
+	BootVolume string
+	BootMade   bool
 
 	ConfigDrive string // the format of its config drive: [DriveOpenStack] or [DriveNoCloud]; "": it has none
 

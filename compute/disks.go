@@ -8,7 +8,7 @@ import "context"
 // instance.
 type Disks interface {
 	// Make makes what is missing of the instance's files and returns them all. It is idempotent, and what the guest has
-	// written since stays. It must not need what may be gone when a stopped instance is started again, such as the image.
+	// written since stays. One with a BootVolume gets no root disk: that volume is put before the Disks. It must not need what may be gone when a stopped instance is started again, such as the image.
 	Make(ctx context.Context, i Instance) (Files, error)
 
 	// Remove removes all files of the instance, which does not run; an unknown instance is success.

@@ -78,10 +78,10 @@ func (d *ImageDisks) Make(ctx context.Context, i Instance) (Files, error) {
 	if err := checkInstanceID(i.ID); err != nil {
 		return Files{}, err
 	}
-	have, err := d.cfg.Cache.Files(ctx, i.ID)
+	have, err := d.files(ctx, i)
 	if errdefs.IsNotFound(err) {
 		if err = d.fetch(ctx, i); err == nil {
-			have, err = d.cfg.Cache.Files(ctx, i.ID)
+			have, err = d.files(ctx, i)
 		}
 	}
 	if err != nil {
@@ -95,12 +95,27 @@ func (d *ImageDisks) Make(ctx context.Context, i Instance) (Files, error) {
 	if err != nil {
 		return Files{}, err
 	}
+	if i.BootVolume != "" {
+		return Files{Kernel: have.Kernel, Ramdisk: have.Ramdisk, Cmdline: i.Cmdline, Disks: drive, ConsoleLog: filepath.Join(dir, "console.log")}, nil
+	}
 	root := Disk{Path: have.Disk.Path, Format: string(have.Disk.Format), Serial: rootSerial(i.ID)}
 	if have.Disk.Base != "" {
 		root.Backing = []BackingFile{{Path: have.Disk.Base, Format: string(have.Disk.BaseFormat)}}
 	}
 	return Files{Kernel: have.Kernel, Ramdisk: have.Ramdisk, Cmdline: i.Cmdline, Disks: append([]Disk{root}, drive...),
 		ConsoleLog: filepath.Join(dir, "console.log")}, nil
+}
+
+// files returns what the instance has here; NotFound: not all of it.
+func (d *ImageDisks) files(ctx context.Context, i Instance) (image.InstanceFiles, error) {
+	if i.BootVolume == "" {
+		return d.cfg.Cache.Files(ctx, i.ID)
+	}
+	have, err := d.cfg.Cache.BootFiles(ctx, i.ID)
+	if err == nil && (i.KernelID != "" && have.Kernel == "" || i.RamdiskID != "" && have.Ramdisk == "") {
+		err = fmt.Errorf("instance %s has no kernel or no ramdisk here: %w", i.ID, errdefs.ErrNotFound)
+	}
+	return have, err
 }
 
 // An image that has no cloud-init, and has this property, gets its network's configuration written into its root file system.
@@ -114,7 +129,7 @@ func (d *ImageDisks) fetch(ctx context.Context, i Instance) error {
 	records := map[string]image.Image{}
 	err := d.cfg.Store.View(func(v *state.View) error {
 		for _, id := range []string{i.ImageID, i.KernelID, i.RamdiskID} {
-			if id == "" {
+			if id == "" || id == i.ImageID && i.BootVolume != "" {
 				continue
 			}
 			img, err := image.Images.Get(v, id)
@@ -135,6 +150,9 @@ func (d *ImageDisks) fetch(ctx context.Context, i Instance) error {
 		if _, err := d.cfg.Cache.BootFile(ctx, i.ID, records[id]); err != nil {
 			return err
 		}
+	}
+	if i.BootVolume != "" {
+		return nil
 	}
 	img := records[i.ImageID]
 	if img.Properties[injects] != injectsInterfaces {

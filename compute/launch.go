@@ -45,16 +45,26 @@ func (a *Agent) launch() operation.Definition {
 			a.together(kindLaunch, "launch",
 				operation.Step[work]{Name: "disks", Do: a.makeDisks, Undo: a.removeDisks},
 				operation.Step[work]{Name: "network", Do: a.plug, Undo: a.unplug},
+				// No Undo: Failed has the export ended, when the domain is gone.
+				operation.Step[work]{Name: "volume", Do: a.awaitBoot},
 				operation.Step[work]{Name: "domain", Do: a.create, Undo: a.destroy},
 			),
 		},
-		Done: change(func(i *Instance) {
-			i.State, i.Task, i.Power, i.Fault = StateActive, TaskNone, PowerRunning, ""
-			if i.Launched.IsZero() {
-				i.Launched = time.Now().UTC()
+		Done: func(tx *state.Tx, w *work) error {
+			if err := confirmBoot(tx, w); err != nil {
+				return err
 			}
-		}),
+			return change(func(i *Instance) {
+				i.State, i.Task, i.Power, i.Fault = StateActive, TaskNone, PowerRunning, ""
+				if i.Launched.IsZero() {
+					i.Launched = time.Now().UTC()
+				}
+			})(tx, w)
+		},
 		Failed: func(tx *state.Tx, w *work, reason string) error {
+			if err := releaseBoot(tx, w, reason); err != nil {
+				return err
+			}
 			if err := a.release(tx, w.InstanceID); err != nil {
 				return err
 			}

@@ -28,7 +28,7 @@ import (
 // RunRequest asks for instances.
 type RunRequest struct {
 	Name           string       // required: up to 255 characters; with several instances, "-1", "-2", … is added
-	Image          string       // required: an image's id
+	Image          string       // an image's id; required, unless there is a BootVolume
 	Flavor         string       // required: a flavor's id or name
 	Networks       []string     // ids or names, a card on each; none: the project's own ([network.Range]), or the one that it sees
 	FixedIPs       []netip.Addr `json:",omitempty"` // what the cards on Networks are to have, in their order; a zero one, or one less: any that is free. For one instance
@@ -45,6 +45,9 @@ type RunRequest struct {
 	// as long as any of it exists. A changed request under a used token is FailedPrecondition. Tokens belong to the project.
 	// At most 64 printable ASCII characters; "": none.
 	Token string
+
+	// BootVolume is what one instance boots from instead of a disk of its own on its host. nil: a disk, made of Image.
+	BootVolume *BootVolume `json:",omitempty"`
 
 	// ConfigDrive is [DriveOpenStack], [DriveNoCloud] or [DriveNone]. "": OpenStack's if one of the networks answers no DHCP, or the
 	// image's property img_config_drive is "mandatory"; else none.
@@ -76,6 +79,11 @@ func (s *Service) Run(ctx context.Context, req RunRequest) ([]Instance, error) {
 	if err := req.check(); err != nil {
 		return nil, err
 	}
+	for _, action := range req.BootVolume.actions() {
+		if _, err := s.cfg.Policy.Authorize(ctx, action, ""); err != nil {
+			return nil, err
+		}
+	}
 	var made []Instance
 	var fresh bool
 	err = s.cfg.Store.Update(ctx, func(tx *state.Tx) (err error) {
@@ -105,8 +113,12 @@ func (req *RunRequest) check() error {
 	switch {
 	case !validName(req.Name):
 		return bad("Name", "%.40q must have 1 to 255 characters, none of them a control character", req.Name)
-	case req.Image == "":
+	case req.Image == "" && req.BootVolume == nil:
 		return bad("Image", "is required")
+	case req.BootVolume != nil && req.Image != "":
+		return bad("Image", "is given, must be empty with BootVolume, which may have one")
+	case req.BootVolume != nil && req.MaxCount != 1:
+		return bad("MaxCount", "is %d, must be 1 with BootVolume", req.MaxCount)
 	case req.Flavor == "":
 		return bad("Flavor", "is required")
 	case req.MinCount < 1 || req.MaxCount < req.MinCount || req.MaxCount > MaxPerRun:
@@ -123,6 +135,9 @@ func (req *RunRequest) check() error {
 		return bad("FixedIPs", "are %v and MaxCount is %d, must be 1: an address is one instance's", req.FixedIPs, req.MaxCount)
 	case !validToken.MatchString(req.Token):
 		return bad("Token", "must have at most 64 printable ASCII characters")
+	}
+	if err := req.BootVolume.check(); err != nil {
+		return err
 	}
 	return checkDrive(req.ConfigDrive)
 }
@@ -145,7 +160,12 @@ func (s *Service) record(tx *state.Tx, caller auth.Caller, req RunRequest) (made
 	if proto.Flavor, err = findFlavor(tx, req.Flavor); err != nil {
 		return nil, false, err
 	}
-	if err := proto.boot(tx, caller, req.Image); err != nil {
+	if req.BootVolume == nil {
+		err = proto.boot(tx, caller, req.Image)
+	} else {
+		err = proto.bootOf(tx, caller, *req.BootVolume)
+	}
+	if err != nil {
 		return nil, false, err
 	}
 	if req.KeyName != "" {
@@ -201,6 +221,11 @@ func (s *Service) record(tx *state.Tx, caller auth.Caller, req RunRequest) (made
 				return nil, false, err
 			}
 			i.Ports = append(i.Ports, p.ID)
+		}
+		if req.BootVolume != nil {
+			if err := i.claimBoot(tx, caller, *req.BootVolume); err != nil {
+				return nil, false, err
+			}
 		}
 		if err := Instances.Insert(tx, i); err != nil {
 			return nil, false, err

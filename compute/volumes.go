@@ -69,6 +69,9 @@ var validDevice = regexp.MustCompile(`^vd[b-z]$`)
 // freeDevice returns the device that is asked for, or the first that none of the instance's volumes has.
 func freeDevice(r state.Reader, i Instance, asked string) (string, error) {
 	var taken []string
+	if i.ConfigDrive != "" {
+		taken = append(taken, "vdb") // its second disk, behind what it boots from
+	}
 	for at := range volume.Attachments.By(r, "instance", i.ID) {
 		taken = append(taken, at.Device)
 	}
@@ -122,6 +125,9 @@ func (s *Service) DetachVolume(ctx context.Context, volumeID string) error {
 		}
 		if v.State == volume.StateDetaching || v.Epoch != at.Epoch {
 			return errNothing
+		}
+		if i.BootVolume == volumeID {
+			return fmt.Errorf("instance %s boots from volume %s, and can't be without it: %w", i.ID, volumeID, errdefs.ErrFailedPrecondition)
 		}
 		if i.Task == TaskDeleting {
 			return errNothing // with the instance
@@ -267,7 +273,7 @@ func (a *Agent) volumeDisks(ctx context.Context, instanceID string) (disks []Dis
 			if err != nil {
 				return err
 			}
-			if v.State == volume.StateInUse || v.State == volume.StateDetaching { // others are on their way, and will be plugged in
+			if v.State == volume.StateInUse || v.State == volume.StateDetaching || at.Device == bootDevice && at.Ready { // others are on their way, and will be plugged in
 				all = append(all, at)
 			}
 		}

@@ -334,6 +334,32 @@ func TestCrashesWithVolumes(t *testing.T) {
 			return second(w)
 		}
 	}
+	noDomain := fakecompute.Fault{Method: fakecompute.MethodCreate, Err: broken}
+	// booting has an instance that is to boot from a volume, or from one that is made of a snapshot, and no agent. The volume goes with it.
+	booting := func(existing bool, then func(w *volumeCrash) error) func(t *testing.T, w *volumeCrash) {
+		return func(t *testing.T, w *volumeCrash) {
+			stopVolumes, stop := w.run(t), w.start(t)
+			b := compute.BootVolume{DeleteOnTermination: true}
+			if id := w.volume(t); existing {
+				b.Volume = id
+			} else {
+				s, err := w.volumes.Snapshot(w.ctx, volume.SnapshotRequest{Volume: id})
+				require.NoError(t, err)
+				s, err = w.volumes.WaitSnapshot(w.ctx, s.ID, func(s volume.Snapshot) bool { return s.State == volume.StateAvailable })
+				require.NoError(t, err)
+				b.Snapshot = s.ID
+			}
+			stop()
+			stopVolumes()
+			req := one()
+			req.Image, req.BootVolume = "", &b
+			i := w.cloud.run(t, req)[0]
+			w.instance, w.id = i.ID, i.BootVolume
+			if then != nil {
+				require.NoError(t, then(w))
+			}
+		}
+	}
 	for name, w := range map[string]volumeCrash{
 		"attach": {begin: before(false, attach), want: volume.StateInUse},
 		"attach that fails": {begin: before(false, func(w *volumeCrash) error {
@@ -349,6 +375,16 @@ func TestCrashesWithVolumes(t *testing.T) {
 			})
 			return attach(w)
 		}), want: volume.StateAvailable},
+		"boot":                            {begin: booting(true, nil), want: volume.StateInUse},
+		"boot from a snapshot":            {begin: booting(false, nil), want: volume.StateInUse},
+		"boot that fails":                 {begin: booting(true, func(w *volumeCrash) error { w.nodes[0].host.Inject(noDomain); return nil }), want: volume.StateAvailable},
+		"boot from a snapshot that fails": {begin: booting(false, func(w *volumeCrash) error { w.nodes[0].host.Inject(noDomain); return nil })},
+		"boot from a snapshot that can't be copied": {begin: booting(false, func(w *volumeCrash) error {
+			w.driver.Inject(fakevolume.Fault{Method: fakevolume.MethodClone, Err: broken})
+			return nil
+		})},
+		"terminate while booting":                 {begin: booting(true, terminate)},
+		"terminate while booting from a snapshot": {begin: booting(false, terminate)},
 		"detach":                    {begin: before(true, detach), want: volume.StateAvailable},
 		"terminate":                 {begin: before(true, terminate), want: volume.StateAvailable},
 		"terminate while attaching": {begin: before(false, both(attach, terminate)), want: volume.StateAvailable},
@@ -362,4 +398,78 @@ func TestCrashesWithVolumes(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestBootFromAVolume: the volume is the machine's first disk for as long as the instance lives, and then goes or stays as was asked.
+func TestBootFromAVolume(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cloud, n *node) {
+		s := newStorage(t, c)
+		stop := s.run(t)
+		defer stop()
+		id := s.volume(t)
+		req := one()
+		req.Image, req.BootVolume = "", &compute.BootVolume{Volume: id}
+		i := c.run(t, req)[0]
+		require.Equal(t, id, i.BootVolume)
+		require.Zero(t, i.Flavor.DiskGiB, "it takes no disk of its host")
+		_, err := s.service.WaitActive(s.ctx, i.ID)
+		require.NoError(t, err)
+		v, err := s.volumes.WaitFor(s.ctx, id, volume.StateInUse)
+		require.NoError(t, err)
+		require.Equal(t, "vda", v.Device)
+		first := func() compute.Disk {
+			m, found := n.host.Machine(i.ID)
+			require.True(t, found)
+			require.NoError(t, m.Validate())
+			return m.Disks[0]
+		}
+		require.Equal(t, compute.VolumeSerial(id), first().Serial)
+		require.NotNil(t, first().ISCSI)
+
+		require.ErrorIs(t, s.service.DetachVolume(s.ctx, id), errdefs.ErrFailedPrecondition)
+		second := s.volume(t)
+		s.attach(t, i.ID, second)
+		require.NoError(t, s.service.Stop(s.ctx, i.ID))
+		s.waitRest(t, i.ID)
+		require.NoError(t, s.service.Start(s.ctx, i.ID))
+		_, err = s.service.WaitActive(s.ctx, i.ID)
+		require.NoError(t, err)
+		require.Equal(t, compute.VolumeSerial(id), first().Serial)
+		require.Len(t, n.plugged(i.ID), 2)
+
+		another := one()
+		another.Image, another.BootVolume = "", &compute.BootVolume{Volume: id}
+		_, err = s.service.Run(s.ctx, another)
+		require.ErrorIs(t, err, errdefs.ErrFailedPrecondition, "it is in use")
+		require.NoError(t, s.service.Terminate(s.ctx, i.ID))
+		require.NoError(t, s.service.WaitGone(s.ctx, i.ID))
+		_, err = s.volumes.WaitFor(s.ctx, id, volume.StateAvailable)
+		require.NoError(t, err)
+
+		another.BootVolume.DeleteOnTermination = true
+		i = c.run(t, another)[0]
+		_, err = s.service.WaitActive(s.ctx, i.ID)
+		require.NoError(t, err)
+		require.NoError(t, s.service.Terminate(s.ctx, i.ID))
+		require.NoError(t, s.service.WaitGone(s.ctx, i.ID))
+		require.NoError(t, s.volumes.WaitGone(s.ctx, id))
+
+		for says, b := range map[string]compute.BootVolume{
+			"names 0": {}, "names 2": {Volume: second, Image: "x"}, "SizeGiB is 2": {Volume: second, SizeGiB: 2},
+		} {
+			another.BootVolume = &b
+			_, err := s.service.Run(s.ctx, another)
+			require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
+			require.ErrorContains(t, err, says)
+		}
+		another.BootVolume = &compute.BootVolume{Volume: second}
+		another.MaxCount = 2
+		_, err = s.service.Run(s.ctx, another)
+		require.ErrorContains(t, err, "MaxCount is 2, must be 1 with BootVolume")
+		another.MaxCount = 1
+		another.BootVolume = &compute.BootVolume{Snapshot: "none"}
+		_, err = s.service.Run(s.ctx, another)
+		require.ErrorIs(t, err, errdefs.ErrNotFound)
+		require.NoError(t, s.audit(), "nothing is left of what was refused")
+	})
 }

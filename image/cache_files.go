@@ -45,6 +45,23 @@ type InstanceFiles struct {
 	Kernel, Ramdisk string // absolute paths; empty where the instance has none
 }
 
+// BootFiles returns what [Cache.BootFile] made for an instance that has no disk here: nothing, if nothing was made. Whether that is all is for
+// the caller to know.
+func (c *Cache) BootFiles(ctx context.Context, instanceID string) (all InstanceFiles, err error) {
+	if err := checkName("id of an instance", instanceID); err != nil {
+		return all, err
+	}
+	unlock, err := c.busy.lock(ctx, instanceID)
+	if err != nil {
+		return all, err
+	}
+	defer unlock()
+	if c.exists(path.Join(instancesDir, instanceID)) {
+		err = c.bootFiles(instanceID, &all)
+	}
+	return all, err
+}
+
 // Files returns what [Cache.Disk] and [Cache.BootFile] made for an instance, from what is on the node alone: an instance
 // can be started again when its image is long deleted. An instance without a disk is NotFound, and so whoever
 // makes the boot files before the disk never sees a part of them. A disk that is damaged, or whose base is gone, is DataLoss.

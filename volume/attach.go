@@ -48,6 +48,39 @@ func Reserve(tx *state.Tx, caller auth.Caller, r Reservation) (Attachment, error
 	if err := v.free(); err != nil {
 		return Attachment{}, err
 	}
+	return v.reserve(tx, r)
+}
+
+// CreateReserved is [Service.Create] and [Reserve] in one part of a transaction: the volume is "attaching" from the beginning, belongs to
+// nobody else in between, and is exported when it is made. r.VolumeID is empty. If it can't be made, the attachment is gone, and the volume
+// is in error with the reason in its Fault, for [Discard].
+func CreateReserved(tx *state.Tx, caller auth.Caller, req CreateRequest, r Reservation) (Attachment, error) {
+	if err := req.check(); err != nil {
+		return Attachment{}, err
+	}
+	v, err := create(tx, caller, req)
+	if err != nil {
+		return Attachment{}, err
+	}
+	if r.Consumer == "" {
+		r.Consumer = r.InstanceID
+	}
+	return v.reserve(tx, r)
+}
+
+// Discard deletes a volume that could not be made and was to be deleted on termination. Another one stays as it is.
+func Discard(tx *state.Tx, volumeID string) error {
+	v, err := Volumes.Get(tx, volumeID)
+	if err != nil || v.State != StateError || !v.DeleteOnTermination {
+		return ignoreMissing(err)
+	}
+	if err := v.remove(tx); err != nil {
+		return err
+	}
+	return Volumes.Put(tx, v)
+}
+
+func (v Volume) reserve(tx *state.Tx, r Reservation) (Attachment, error) {
 	v.Epoch++
 	v.State, v.AttachedTo, v.Device, v.DeleteOnTermination, v.Fault = StateAttaching, r.Consumer, r.Device, r.DeleteOnTermination, ""
 	a := Attachment{VolumeID: v.ID, HostID: v.HostID, Epoch: v.Epoch, Consumer: r.Consumer, InstanceID: r.InstanceID, NodeID: r.NodeID,

@@ -26,7 +26,7 @@ type CreateRequest struct {
 	// that the caller can see and that is active. At most one; none: zeros.
 	Snapshot string
 	Source   string
-	Image    string
+	Image    string `json:",omitempty"`
 
 	// Token makes repeating the request safe: the same token and request return what the first one made, as it is now,
 	// for as long as it exists. A changed request under a used token is FailedPrecondition. Tokens belong to the project. At

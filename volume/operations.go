@@ -49,10 +49,15 @@ func (a *Agent) kinds() []operation.Definition {
 			Name:  kindCreate,
 			Steps: []operation.Step[work]{{Name: "device", Do: a.create, Undo: a.remove}},
 			Done: func(tx *state.Tx, w *work) error {
-				return created(tx, w, func(v *Volume) { v.State, v.Fault = StateAvailable, "" })
+				return created(tx, w, func(v *Volume) {
+					if v.State == StateCreating { // else it has a consumer already
+						v.State = StateAvailable
+					}
+					v.Fault = ""
+				})
 			},
 			Failed: func(tx *state.Tx, w *work, reason string) error {
-				return created(tx, w, func(v *Volume) { v.State, v.Fault = StateError, reason })
+				return notCreated(tx, w, reason)
 			},
 			Problem: problem,
 		}),
@@ -278,6 +283,28 @@ func created(tx *state.Tx, w *work, f func(*Volume)) error {
 		}
 	}
 	return change(tx, w, f)
+}
+
+// notCreated ends the making of a volume that failed, with the attachment that waited for it.
+func notCreated(tx *state.Tx, w *work, reason string) error {
+	at, err := Attachments.Get(tx, w.VolumeID)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	waited := err == nil
+	if waited {
+		if _, err := operation.Cancel(tx, object(w.VolumeID), kindExport); err != nil {
+			return err
+		}
+		if err := Attachments.Delete(tx, w.VolumeID); err != nil {
+			return err
+		}
+	}
+	err = created(tx, w, func(v *Volume) { v.State, v.AttachedTo, v.Device, v.Fault = StateError, "", "", reason })
+	if err == nil && waited && at.Ending { // its consumer is gone: nobody else will see to it
+		err = Discard(tx, w.VolumeID)
+	}
+	return err
 }
 
 func exported(tx *state.Tx, w *work) error {

@@ -28,6 +28,9 @@ func (d *Disks) Make(ctx context.Context, i compute.Instance) (compute.Files, er
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.have[i.ID] = true
+	if i.BootVolume != "" {
+		return compute.Files{ConsoleLog: "/fake/" + i.ID + "/console"}, nil
+	}
 	return compute.Files{Disks: []compute.Disk{{Path: "/fake/" + i.ID + "/disk", Format: "raw"}}, ConsoleLog: "/fake/" + i.ID + "/console"}, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 	"github.com/dewpoint-cloud/dewpoint/internal/testneed"
 	"github.com/dewpoint-cloud/dewpoint/network/dhcp"
 	"github.com/dewpoint-cloud/dewpoint/network/linux"
+	"github.com/dewpoint-cloud/dewpoint/state/memstate"
 	"github.com/dewpoint-cloud/dewpoint/volume"
 )
 
@@ -38,8 +40,15 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestAVolumeMoves writes a file on a volume in one machine and reads it in the next.
-func TestAVolumeMoves(t *testing.T) {
+// realNode is a node with real machines, that can be started more than once.
+type realNode struct {
+	options options
+	cfg     dewpoint.Config
+	disks   *storage
+}
+
+func newRealNode(t *testing.T, ctx context.Context) *realNode {
+	t.Helper()
 	testneed.Slow(t)
 	testneed.Root(t)
 	testneed.Tools(t, "ip", "qemu-img", "busybox", "libvirtd", "virtlogd", "qemu-system-x86_64")
@@ -50,8 +59,6 @@ func TestAVolumeMoves(t *testing.T) {
 		logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
 	o := options{dir: dir, instances: 2, cidr: netip.MustParsePrefix("10.98.0.0/24"), bridge: "br100", netns: filepath.Base(dir), memory: 128}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	t.Cleanup(cancel)
 	h, err := prepareHost(ctx, o, logger)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, h.remove(context.Background(), true)) })
@@ -66,15 +73,97 @@ func TestAVolumeMoves(t *testing.T) {
 	t.Cleanup(func() { require.NoError(t, bridges.Close()) })
 	leases, err := dhcp.New(dhcp.Config{Dir: filepath.Join(dir, "dhcp"), NetNS: h.netns})
 	require.NoError(t, err)
-	cloud, err := dewpoint.New(dewpoint.Config{Hypervisor: machines, NetworkManager: bridges, DHCP: leases, VolumeDriver: disks.driver,
-		VolumeExporter: disks.exporter, Dir: filepath.Join(dir, "cloud"), Logger: logger})
+	records := memstate.New(memstate.Config{})
+	return &realNode{options: o, disks: disks, cfg: dewpoint.Config{Log: records, Hypervisor: machines, NetworkManager: bridges, DHCP: leases,
+		VolumeDriver: disks.driver, VolumeExporter: disks.exporter, Dir: filepath.Join(dir, "cloud"), Logger: logger}}
+}
+
+// start runs the cloud on the node until stop is called, or the test ends.
+func (n *realNode) start(t *testing.T, ctx context.Context) (cloud *dewpoint.Cloud, s *dewpoint.Services, stop func()) {
+	t.Helper()
+	cloud, err := dewpoint.New(n.cfg)
 	require.NoError(t, err)
 	life, end := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- cloud.Run(life) }()
-	t.Cleanup(func() { end(); require.NoError(t, <-ended) })
-	s, err := cloud.Services(ctx)
+	stop = sync.OnceFunc(func() { end(); require.NoError(t, <-ended) })
+	t.Cleanup(stop)
+	s, err = cloud.Services(ctx)
 	require.NoError(t, err)
+	return cloud, s, stop
+}
+
+// says waits for a line on a machine's console.
+func says(t *testing.T, ctx context.Context, s *dewpoint.Services, id, line string) {
+	t.Helper()
+	for {
+		text, err := s.Compute.Console(ctx, id, 0)
+		if err == nil && strings.Contains(string(text), line) {
+			return
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			volumes, _ := s.Volumes.List(auth.NewContext(context.Background(), auth.Admin("project")), volume.ListOptions{})
+			require.FailNow(t, "it does not say: "+line, "%v\n%s\n%+v", err, text, volumes)
+		}
+	}
+}
+
+// TestAMachineBootsFromAVolume that is made of an image for it, counts its boots there, and takes it along.
+func TestAMachineBootsFromAVolume(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	t.Cleanup(cancel)
+	n := newRealNode(t, ctx)
+	_, s, stop := n.start(t, ctx)
+	ctx = auth.NewContext(ctx, auth.Admin("project"))
+	req, err := furnish(ctx, n.options, s)
+	require.NoError(t, err)
+	req.Name, req.Image, req.BootVolume = "mini-1", "", &compute.BootVolume{Image: req.Image, DeleteOnTermination: true}
+	made, err := s.Compute.Run(ctx, req)
+	require.NoError(t, err)
+	id, v := made[0].ID, made[0].BootVolume
+	_, err = s.Compute.WaitActive(ctx, id)
+	require.NoError(t, err)
+	says(t, ctx, s, id, "disk 1024 MiB boot 1")
+	require.NoError(t, s.Compute.Reboot(ctx, id, true))
+	_, err = s.Compute.WaitActive(ctx, id)
+	require.NoError(t, err)
+	says(t, ctx, s, id, "disk 1024 MiB boot 2")
+
+	// The agents end and begin again, with their target; the machine goes on, and boots again.
+	stop()
+	cloud, s, _ := n.start(t, ctx)
+	require.NoError(t, s.Compute.Reboot(ctx, id, true))
+	_, err = s.Compute.WaitActive(ctx, id)
+	require.NoError(t, err)
+	says(t, ctx, s, id, "disk 1024 MiB boot 3")
+	require.NoError(t, s.Compute.Stop(ctx, id))
+	_, err = s.Compute.Wait(ctx, id, func(i compute.Instance) bool { return i.State == compute.StateStopped })
+	require.NoError(t, err)
+	require.NoError(t, s.Compute.Start(ctx, id))
+	_, err = s.Compute.WaitActive(ctx, id)
+	require.NoError(t, err)
+	says(t, ctx, s, id, "disk 1024 MiB boot 4")
+	found, err := cloud.Audit(ctx)
+	require.NoError(t, err)
+	require.Empty(t, found)
+
+	require.NoError(t, s.Compute.Terminate(ctx, id))
+	require.NoError(t, s.Compute.WaitGone(ctx, id))
+	require.NoError(t, s.Volumes.WaitGone(ctx, v))
+	left, err := n.disks.driver.List(ctx)
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
+
+// TestAVolumeMoves writes a file on a volume in one machine and reads it in the next.
+func TestAVolumeMoves(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	t.Cleanup(cancel)
+	n := newRealNode(t, ctx)
+	o, disks := n.options, n.disks
+	cloud, s, _ := n.start(t, ctx)
 	ctx = auth.NewContext(ctx, auth.Admin("project"))
 
 	v, err := s.Volumes.Create(ctx, volume.CreateRequest{Name: "data", SizeGiB: 1})
@@ -85,22 +174,7 @@ func TestAVolumeMoves(t *testing.T) {
 		require.NoError(t, err)
 		ids = append(ids, i.ID)
 	}
-	// says waits for a line on a machine's console.
-	says := func(n int, line string) {
-		t.Helper()
-		for {
-			text, err := s.Compute.Console(ctx, ids[n], 0)
-			if err == nil && strings.Contains(string(text), line) {
-				return
-			}
-			select {
-			case <-time.After(100 * time.Millisecond):
-			case <-ctx.Done():
-				volumes, _ := s.Volumes.List(auth.NewContext(context.Background(), auth.Admin("project")), volume.ListOptions{})
-				require.FailNow(t, "it does not say: "+line, "%v\n%s\n%+v", err, text, volumes)
-			}
-		}
-	}
+	says := func(n int, line string) { t.Helper(); says(t, ctx, s, ids[n], line) }
 	for n, id := range ids {
 		_, err := s.Compute.WaitActive(ctx, id)
 		require.NoError(t, err)
