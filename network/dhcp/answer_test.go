@@ -211,15 +211,15 @@ func TestSpoofedAndRelayedHearNothing(t *testing.T) {
 	require.Nil(t, reply, "option 82")
 }
 
-// TestMalformedHearNothing breaks a good packet in one place at a time.
-func TestMalformedHearNothing(t *testing.T) {
+// malformed are ways to break a good packet in one place, each so that the server must be silent.
+func malformed() map[string]func(p []byte) []byte {
 	const b, o = ipHeader + udpHeader, ipHeader + udpHeader + bootpHeader + 4
 	mac := hardware{0x52, 0x54, 0, 0, 0, 1}
 	fixIP := func(p []byte) {
 		p[10], p[11] = 0, 0
 		binary.BigEndian.PutUint16(p[10:], checksum(p[:int(p[0]&15)*4], 0))
 	}
-	for name, damage := range map[string]func(p []byte) []byte{
+	return map[string]func(p []byte) []byte{
 		"not IPv4":                     func(p []byte) []byte { p[0] = 0x65; return p },
 		"IP header too short":          func(p []byte) []byte { p[0] = 0x44; return p },
 		"IP header past the end":       func(p []byte) []byte { return p[:b+2] },
@@ -269,7 +269,13 @@ func TestMalformedHearNothing(t *testing.T) {
 		"client identifier longer than we read": func(p []byte) []byte {
 			return appendMessage(nil, clientMessage{mac: mac, options: opts(opt(optKind, discover), option(nil, optClientID, make([]byte, 256)))})
 		},
-	} {
+	}
+}
+
+// TestMalformedHearNothing breaks a good packet in one place at a time.
+func TestMalformedHearNothing(t *testing.T) {
+	mac := hardware{0x52, 0x54, 0, 0, 0, 1}
+	for name, damage := range malformed() {
 		t.Run(name, func(t *testing.T) {
 			s := deskServer(t)
 			good := appendMessage(nil, clientMessage{mac: mac, options: opts(opt(optKind, discover))})

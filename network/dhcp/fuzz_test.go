@@ -2,6 +2,8 @@ package dhcp
 
 import (
 	"bytes"
+	"maps"
+	"slices"
 	"testing"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -22,6 +24,10 @@ func FuzzServe(f *testing.F) {
 	} {
 		f.Add(appendMessage(nil, clientMessage{mac: mac, options: o}))
 		f.Add(appendMessage(nil, clientMessage{mac: mac, ciaddr: mine, src: mine, broadcast: true, options: o}))
+	}
+	// The corpus of malformed ones.
+	for _, name := range slices.Sorted(maps.Keys(malformed())) {
+		f.Add(malformed()[name](appendMessage(nil, clientMessage{mac: mac, options: opts(opt(optKind, discover))})))
 	}
 	s := deskServer(f)
 	var r request
