@@ -66,6 +66,18 @@ func (c *Cloud) Audit(ctx context.Context) ([]string, error) {
 	return a.found, err
 }
 
+// DataPath returns this node's network as the records want it and as the node has it; its String is text for an operator. It changes
+// nothing. It is FailedPrecondition where no cloud runs or the process is no node.
+func (c *Cloud) DataPath(ctx context.Context) (network.DataPath, error) {
+	c.mu.Lock()
+	node := c.node
+	c.mu.Unlock()
+	if node == nil {
+		return network.DataPath{}, fmt.Errorf("dewpoint: no data path: the cloud does not run, or this process is no node: %w", errdefs.ErrFailedPrecondition)
+	}
+	return node.network.DataPath(ctx)
+}
+
 type audit struct {
 	host  string
 	here  map[string]compute.Instance // of the host

@@ -79,7 +79,7 @@ type Config struct {
 	Logger *slog.Logger // nil: silent
 
 	StopGrace time.Duration // how long a guest may take to power off when it is stopped; 0: 60 s
-	Repair    time.Duration // how often a node looks for drift in its network; 0: 5 s
+	Repair    time.Duration // how often a node looks for drift in its network; 0: 4 s
 	Sync      time.Duration // how often a node compares power states with the hypervisor; 0: 60 s
 	Tick      time.Duration // how often a node looks for work though no message came; 0: 5 s
 	// Heartbeat is how often a node gives a sign of life, which is a write to the store; 0: 10 s, at most 10 min. It is down when six are

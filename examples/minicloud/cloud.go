@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 
@@ -91,7 +92,11 @@ func aboutGuests(s *dewpoint.Services, h *host, logger *slog.Logger) (network.Se
 func show(ctx context.Context, o options, cloud *dewpoint.Cloud, services *dewpoint.Services, s *screen) error {
 	s.print("cloud is up")
 	if o.audit {
-		return s.audit(ctx, cloud)
+		differs := s.audit(ctx, cloud)
+		if p, err := cloud.DataPath(ctx); err == nil {
+			fmt.Fprintf(s.w, "\ndata path:\n%v", p)
+		}
+		return differs
 	}
 	ids, err := converge(ctx, o, services, s)
 	if err != nil {

@@ -34,6 +34,7 @@ func commands() []command {
 		{"list", "", "shows the machines", machine, runList},
 		{"terminate", "[NAME|ID]...", "terminates machines, all if none is named, and waits until they are gone", append([]string{"wait"}, machine...), runTerminate},
 		{"hosts", "", "shows the hosts", machine, runHosts},
+		{"datapath", "", "shows this node's network as the records want it, as it is, and the difference", append([]string{"netns"}, machine...), runDatapath},
 		{"disable", "HOST", "keeps new machines off a host", append([]string{"reason"}, machine...), runDisable},
 		{"enable", "HOST", "lets a host have new machines again", machine, runEnable},
 	}

@@ -115,7 +115,7 @@ func parse(args []string, w io.Writer) (options, error) {
 	f.BoolVar(&o.exit, "exit", false, "exit when the machines have reached each other, and take everything down again")
 	f.BoolVar(&o.keep, "keep", false, "with -exit: exit, but let the machines run on")
 	f.BoolVar(&o.remove, "remove", false, "take down what an earlier minicloud left running, and remove its files")
-	f.BoolVar(&o.audit, "audit", false, "finish what an earlier minicloud left half-done, compare the records with the host, and exit")
+	f.BoolVar(&o.audit, "audit", false, "finish what an earlier minicloud left half-done, compare the records with the host, show its network, and exit")
 	f.BoolVar(&o.verbose, "v", false, "show the log")
 	f.Usage = func() {
 		fmt.Fprint(w, "minicloud: a cloud on this machine, with real virtual machines in it. It needs root.\n\n")

@@ -104,6 +104,7 @@ func TestKilledAtAnyInstant(t *testing.T) {
 	r := newRig(t)
 	out, err := r.run(t.Context(), "-audit") // libvirt learns about QEMU, which takes long once
 	require.NoError(t, err, out)
+	require.Contains(t, out, "data path:\ndesired:\n  nothing\nactual:\n  nothing\ndifference:\n  none\n")
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
