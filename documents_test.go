@@ -1,9 +1,13 @@
 package dewpoint_test
 
 import (
+	"fmt"
 	"go/parser"
 	"go/token"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -43,5 +47,33 @@ func TestTheDocumentationsCodeIsAnExample(t *testing.T) {
 	body := strings.ReplaceAll(string(example), "\n\n", "\n")
 	for _, line := range strings.Split(text[begin:], "\n") {
 		require.Contains(t, body, "\n\t"+line+"\n", "a line of doc.go that the example does not have")
+	}
+}
+
+// Each behaviour of Nova's networks has its line in docs/nova-parity.md, and a test that the document names is one that there is.
+func TestTheParityDocumentIsWhole(t *testing.T) {
+	document, err := os.ReadFile("docs/nova-parity.md")
+	require.NoError(t, err)
+	for kind, rows := range map[string]int{"NET": 8, "MOD": 10, "DHCP": 3, "FW": 7, "MD": 6} {
+		for n := range rows {
+			require.Equal(t, 1, strings.Count(string(document), fmt.Sprintf("\n| %s-%02d ", kind, n+1)), "%s-%02d", kind, n+1)
+		}
+	}
+	tests := map[string]bool{}
+	function := regexp.MustCompile(`(?m)^func (Test\w+)\(`)
+	require.NoError(t, filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, ".go") {
+			return err
+		}
+		source, err := os.ReadFile(path)
+		for _, name := range function.FindAllSubmatch(source, -1) {
+			tests[string(name[1])] = true
+		}
+		return err
+	}))
+	named := regexp.MustCompile("`(Test\\w+)`").FindAllSubmatch(document, -1)
+	require.Greater(t, len(named), 50)
+	for _, name := range named {
+		require.True(t, tests[string(name[1])], "%s is no test", name[1])
 	}
 }
