@@ -36,6 +36,13 @@ func commands() []command {
 		{"hosts", "", "shows the hosts", machine, runHosts},
 		{"datapath", "", "shows this node's network as the records want it, as it is, and the difference", append([]string{"netns"}, machine...), runDatapath},
 		{"disable", "HOST", "keeps new machines off a host", append([]string{"reason"}, machine...), runDisable},
+		{"volume create", "", "makes a volume, and waits until it is there", append([]string{"size", "name", "image", "snapshot", "wait"}, machine...), runVolumeCreate},
+		{"volume list", "", "shows the volumes and their snapshots", machine, runVolumeList},
+		{"volume attach", "VOLUME MACHINE", "gives a volume to a machine, and waits until that has it", append([]string{"wait"}, machine...), runVolumeAttach},
+		{"volume detach", "VOLUME", "takes a volume from its machine, and waits until that has let go", append([]string{"wait"}, machine...), runVolumeDetach},
+		{"volume extend", "VOLUME", "makes a volume that nobody uses larger", append([]string{"size", "wait"}, machine...), runVolumeExtend},
+		{"volume snapshot", "VOLUME", "keeps what a volume that nobody uses holds now", append([]string{"name", "wait"}, machine...), runVolumeSnapshot},
+		{"volume delete", "VOLUME", "deletes a volume, or a snapshot, and waits until it is gone", append([]string{"wait"}, machine...), runVolumeDelete},
 		{"enable", "HOST", "lets a host have new machines again", machine, runEnable},
 	}
 }
@@ -80,6 +87,12 @@ func (o *options) declare(f *flag.FlagSet, name string) {
 		f.StringVar(&o.request, name, "", "a name for the request, with which it can be repeated and gives the same machines; at most 64 bytes")
 	case "wait":
 		f.DurationVar(&o.wait, name, 90*time.Second, "how long to wait for it")
+	case "size":
+		f.IntVar(&o.size, name, 0, "its size in GiB; of a volume that is made of something, 0 is the size of that")
+	case "image":
+		f.StringVar(&o.image, name, "", "the id of an image that it begins with; \"\": none")
+	case "snapshot":
+		f.StringVar(&o.snapshot, name, "", "the id or name of a snapshot that it begins with; \"\": none")
 	case "reason":
 		f.StringVar(&o.reason, name, "", "why, for people; at most 255 bytes")
 	default:
@@ -184,6 +197,9 @@ func (o *options) check(c command) error {
 	}
 	if c.arguments == "HOST" && len(o.args) != 1 {
 		return fmt.Errorf("takes the name of one host, but has %d arguments", len(o.args))
+	}
+	if n := len(strings.Fields(c.arguments)); n > 0 && c.arguments != "HOST" && !strings.HasPrefix(c.arguments, "[") && len(o.args) != n {
+		return fmt.Errorf("takes %s, but has %d arguments", c.arguments, len(o.args))
 	}
 	if len(o.dir) == 0 || len(o.dir) > 72 {
 		return fmt.Errorf("-dir has %d bytes, must have 1 to 72: a socket's path has an end", len(o.dir))

@@ -142,9 +142,13 @@ func (l *lab) says(name, what string) string {
 func (l *lab) run(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	args = append([]string{"netns", "exec", l.prefix + "c", l.program, args[0], "-dir", filepath.Join(l.dir, "c")}, args[1:]...)
-	out, err := exec.CommandContext(ctx, "ip", args...).CombinedOutput()
+	out, err := l.command(ctx, append([]string{args[0], "-dir", filepath.Join(l.dir, "c")}, args[1:]...)...).CombinedOutput()
 	return string(out), err
+}
+
+// command is the program on the controller's host.
+func (l *lab) command(ctx context.Context, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", l.prefix + "c", l.program}, args...)...)
 }
 
 // guests are the ids of the machines that run anywhere in the lab, each as often as it runs.

@@ -18,6 +18,8 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -41,17 +43,20 @@ type options struct {
 	verbose   bool
 
 	// Of commands.
-	config  string
-	listen  string
-	etcd    list
-	bus     string
-	join    string
-	token   string
-	name    string
-	reason  string
-	request string
-	volumes string
-	args    []string
+	config   string
+	listen   string
+	etcd     list
+	bus      string
+	join     string
+	token    string
+	name     string
+	reason   string
+	request  string
+	volumes  string
+	size     int
+	image    string
+	snapshot string
+	args     []string
 }
 
 const (
@@ -90,8 +95,8 @@ func main() {
 // understand returns what the command line asks for; what is wrong with it is said on w.
 func understand(args []string, w io.Writer) (func(context.Context, io.Writer) error, error) {
 	for _, c := range commands() {
-		if len(args) > 0 && args[0] == c.name {
-			o, err := parseCommand(c, args[1:], w)
+		if words := strings.Fields(c.name); len(args) >= len(words) && slices.Equal(args[:len(words)], words) {
+			o, err := parseCommand(c, args[len(words):], w)
 			return func(ctx context.Context, out io.Writer) error { return c.run(ctx, o, out) }, err
 		}
 	}
@@ -122,7 +127,7 @@ func parse(args []string, w io.Writer) (options, error) {
 		f.PrintDefaults()
 		fmt.Fprint(w, "\nOn several machines, minicloud COMMAND; minicloud COMMAND -help says more:\n\n")
 		for _, c := range commands() {
-			fmt.Fprintf(w, "  %-12s%s\n", c.name, c.about)
+			fmt.Fprintf(w, "  %-17s%s\n", c.name, c.about)
 		}
 	}
 	if err := f.Parse(args); err != nil {

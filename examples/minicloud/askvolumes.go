@@ -1,0 +1,206 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/dewpoint-cloud/dewpoint"
+	"github.com/dewpoint-cloud/dewpoint/compute"
+	"github.com/dewpoint-cloud/dewpoint/volume"
+)
+
+// named finds the one of all that has an id or a name.
+func named[T any](what, word string, all []T, of func(T) (id, name string)) (found T, err error) {
+	n := 0
+	for _, one := range all {
+		id, name := of(one)
+		if id == word {
+			return one, nil
+		}
+		if name == word {
+			found = one
+			n++
+		}
+	}
+	switch n {
+	case 0:
+		return found, fmt.Errorf("%s %q: %w", what, word, errdefs.ErrNotFound)
+	case 1:
+		return found, nil
+	}
+	return found, fmt.Errorf("%d are called %q: say which by its id: %w", n, word, errdefs.ErrInvalidArgument)
+}
+
+// about asks the cloud something of a volume, for as long as -wait says.
+func about(ctx context.Context, o options, f func(ctx context.Context, s *dewpoint.Services, v volume.Volume) error) error {
+	return ask(ctx, o, func(ctx context.Context, s *dewpoint.Services) error {
+		ctx, cancel := context.WithTimeout(ctx, o.wait)
+		defer cancel()
+		all, err := s.Volumes.List(ctx, volume.ListOptions{})
+		if err != nil {
+			return err
+		}
+		v, err := named("volume", o.args[0], all, func(v volume.Volume) (string, string) { return v.ID, v.Name })
+		if err != nil {
+			return err
+		}
+		return f(ctx, s, v)
+	})
+}
+
+func findSnapshot(ctx context.Context, s *dewpoint.Services, word string) (volume.Snapshot, error) {
+	all, err := s.Volumes.ListSnapshots(ctx, volume.ListOptions{})
+	if err != nil {
+		return volume.Snapshot{}, err
+	}
+	return named("snapshot", word, all, func(s volume.Snapshot) (string, string) { return s.ID, s.Name })
+}
+
+func runVolumeCreate(ctx context.Context, o options, w io.Writer) error {
+	return ask(ctx, o, func(ctx context.Context, s *dewpoint.Services) error {
+		req := volume.CreateRequest{Name: o.name, SizeGiB: o.size, Image: o.image}
+		if o.snapshot != "" {
+			from, err := findSnapshot(ctx, s, o.snapshot)
+			if err != nil {
+				return err
+			}
+			req.Snapshot = from.ID
+		}
+		v, err := s.Volumes.Create(ctx, req)
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(ctx, o.wait)
+		defer cancel()
+		return come(w, v.ID)(s.Volumes.WaitFor(ctx, v.ID, volume.StateAvailable))
+	})
+}
+
+// come prints what a volume has come to.
+func come(w io.Writer, id string) func(volume.Volume, error) error {
+	return func(v volume.Volume, err error) error {
+		if err != nil {
+			return fmt.Errorf("volume %s: %w", id, err)
+		}
+		_, err = fmt.Fprintf(w, "%s\t%s\t%d GiB\t%s\n", v.ID, v.Name, v.SizeGiB, v.State)
+		return err
+	}
+}
+
+func runVolumeList(ctx context.Context, o options, w io.Writer) error {
+	return ask(ctx, o, func(ctx context.Context, s *dewpoint.Services) error {
+		all, err := s.Volumes.List(ctx, volume.ListOptions{})
+		if err != nil {
+			return err
+		}
+		snapshots, err := s.Volumes.ListSnapshots(ctx, volume.ListOptions{})
+		if err != nil {
+			return err
+		}
+		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(t, "ID\tNAME\tSIZE\tSTATE\tHOST\tOF\tFAULT")
+		for _, v := range all {
+			of := v.AttachedTo
+			if of != "" {
+				of = "used by " + of + " as " + v.Device
+			}
+			fmt.Fprintf(t, "%s\t%s\t%d GiB\t%s\t%s\t%s\t%s\n", v.ID, v.Name, v.SizeGiB, v.State, v.HostID, of, v.Fault)
+		}
+		for _, x := range snapshots {
+			fmt.Fprintf(t, "%s\t%s\t%d GiB\t%s\t%s\tsnapshot of %s\t%s\n", x.ID, x.Name, x.SizeGiB, x.State, x.HostID, x.VolumeID, x.Fault)
+		}
+		return t.Flush()
+	})
+}
+
+func runVolumeAttach(ctx context.Context, o options, w io.Writer) error {
+	return about(ctx, o, func(ctx context.Context, s *dewpoint.Services, v volume.Volume) error {
+		machines, err := s.Compute.List(ctx, compute.ListOptions{})
+		if err != nil {
+			return err
+		}
+		i, err := named("machine", o.args[1], machines, func(i compute.Instance) (string, string) { return i.ID, i.Name })
+		if err != nil {
+			return err
+		}
+		if _, err := s.Compute.AttachVolume(ctx, compute.AttachRequest{Instance: i.ID, Volume: v.ID}); err != nil {
+			return err
+		}
+		return come(w, v.ID)(s.Volumes.WaitFor(ctx, v.ID, volume.StateInUse))
+	})
+}
+
+func runVolumeDetach(ctx context.Context, o options, w io.Writer) error {
+	return about(ctx, o, func(ctx context.Context, s *dewpoint.Services, v volume.Volume) error {
+		if err := s.Compute.DetachVolume(ctx, v.ID); err != nil {
+			return err
+		}
+		return come(w, v.ID)(s.Volumes.WaitFor(ctx, v.ID, volume.StateAvailable))
+	})
+}
+
+func runVolumeExtend(ctx context.Context, o options, w io.Writer) error {
+	return about(ctx, o, func(ctx context.Context, s *dewpoint.Services, v volume.Volume) error {
+		if _, err := s.Volumes.Extend(ctx, v.ID, o.size); err != nil {
+			return err
+		}
+		v, err := s.Volumes.WaitFor(ctx, v.ID, volume.StateAvailable)
+		if err == nil && v.Fault != "" {
+			err = fmt.Errorf("it has %d GiB: %s", v.SizeGiB, v.Fault)
+		}
+		return come(w, v.ID)(v, err)
+	})
+}
+
+func runVolumeSnapshot(ctx context.Context, o options, w io.Writer) error {
+	return about(ctx, o, func(ctx context.Context, s *dewpoint.Services, v volume.Volume) error {
+		x, err := s.Volumes.Snapshot(ctx, volume.SnapshotRequest{Volume: v.ID, Name: o.name})
+		if err != nil {
+			return err
+		}
+		x, err = s.Volumes.WaitSnapshot(ctx, x.ID, func(x volume.Snapshot) bool { return x.State != volume.StateCreating })
+		if err == nil && x.State != volume.StateAvailable {
+			err = fmt.Errorf("snapshot %s is %s: %s", x.ID, x.State, x.Fault)
+		}
+		if err == nil {
+			_, err = fmt.Fprintf(w, "%s\t%s\t%d GiB\t%s\n", x.ID, x.Name, x.SizeGiB, x.State)
+		}
+		return err
+	})
+}
+
+func runVolumeDelete(ctx context.Context, o options, w io.Writer) error {
+	err := about(ctx, o, func(ctx context.Context, s *dewpoint.Services, v volume.Volume) error {
+		if err := s.Volumes.Delete(ctx, v.ID); err != nil {
+			return err
+		}
+		if err := s.Volumes.WaitGone(ctx, v.ID); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintf(w, "%s\t%s\tgone\n", v.ID, v.Name)
+		return err
+	})
+	if !errdefs.IsNotFound(err) {
+		return err
+	}
+	return ask(ctx, o, func(ctx context.Context, s *dewpoint.Services) error {
+		x, found := findSnapshot(ctx, s, o.args[0])
+		if found != nil {
+			return err // there is no such volume either
+		}
+		ctx, cancel := context.WithTimeout(ctx, o.wait)
+		defer cancel()
+		if err := s.Volumes.DeleteSnapshot(ctx, x.ID); err != nil {
+			return err
+		}
+		if _, err := s.Volumes.WaitSnapshot(ctx, x.ID, func(volume.Snapshot) bool { return false }); !errdefs.IsNotFound(err) {
+			return err
+		}
+		_, err := fmt.Fprintf(w, "%s\t%s\tgone\n", x.ID, x.Name)
+		return err
+	})
+}

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"bytes"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestVolumesFromTheCommandLine: a volume of one node is used by machines of two, at the address that its node has for all of them.
+func TestVolumesFromTheCommandLine(t *testing.T) {
+	l := newLab(t)
+	l.start("controller", "c", l.program, "controller", "-dir", filepath.Join(l.dir, "c"), "-listen", "10.90.0.1:7443", "-memory", "96")
+	l.join()
+	volumes := func(args string) (string, error) {
+		t.Helper()
+		words := strings.Fields(args)
+		ctx := t.Context()
+		out, err := l.command(ctx, append([]string{"volume", words[0], "-dir", filepath.Join(l.dir, "c")}, words[1:]...)...).CombinedOutput()
+		return string(out), err
+	}
+	does := func(args, says string) {
+		t.Helper()
+		out, err := volumes(args)
+		require.NoError(t, err, out)
+		require.Regexp(t, says, out)
+	}
+	refuses := func(args, says string) {
+		t.Helper()
+		out, err := volumes(args)
+		require.Error(t, err, out)
+		require.Regexp(t, says, out)
+	}
+	does("create -size 1 -name data", `\tdata\t1 GiB\tavailable`)
+	refuses("create -name none", "SizeGiB is 0")
+	out, err := l.run("launch", "-n", "3", "-name", "m", "-wait", "100s")
+	require.NoError(t, err, out)
+	list, err := l.run("list")
+	require.NoError(t, err, list)
+	hosts := map[string]string{} // a machine on each
+	for _, m := range regexp.MustCompile(`(?m)(m-\d) +ACTIVE +(h\d) `).FindAllStringSubmatch(list, -1) {
+		hosts[m[2]] = m[1]
+	}
+	require.Greater(t, len(hosts), 1, list)
+	for _, machine := range hosts { // at most one of them is on the volume's own
+		does("attach data "+machine, `\tdata\t1 GiB\tin-use`)
+		does("list", `data +1 GiB +in-use +\S+ +used by \S+ as vdb`)
+		refuses("delete data", "attached to")
+		does("detach data", `\tdata\t1 GiB\tavailable`)
+	}
+	does("extend -size 2 data", `\tdata\t2 GiB\tavailable`)
+	does("snapshot -name before data", `\tbefore\t2 GiB\tavailable`)
+	does("create -name copy -snapshot before", `\tcopy\t2 GiB\tavailable`)
+	refuses("delete data", "has snapshot")
+	refuses("delete nobody", `volume "nobody": not found`)
+	does("delete before", `\tbefore\tgone`)
+	does("delete data", `\tdata\tgone`)
+	does("delete copy", `\tcopy\tgone`)
+	out, err = l.run("terminate", "-wait", "100s")
+	require.NoError(t, err, out)
+}
+
+func TestACommandForVolumesThatIsWrongSaysHow(t *testing.T) {
+	for args, says := range map[string]string{
+		"volume attach data":  "takes VOLUME MACHINE, but has 1 arguments",
+		"volume delete":       "takes VOLUME, but has 0 arguments",
+		"volume list all":     "takes no argument",
+		"volume nonsense now": `takes no argument, but has "volume"`,
+	} {
+		_, err := understand(strings.Fields(args), &bytes.Buffer{})
+		require.ErrorContains(t, err, says, args)
+	}
+}
