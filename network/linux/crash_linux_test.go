@@ -67,10 +67,10 @@ func (m *mortal) commit(c filterChange) error {
 	return err
 }
 
-func (m *mortal) forwarding() ([]string, error) { return dies(m, m.wire.forwarding) }
+func (m *mortal) forwarding() (forwards, error) { return dies(m, m.wire.forwarding) }
 
-func (m *mortal) forward(bridges []string) error {
-	_, err := dies(m, func() (struct{}, error) { return struct{}{}, m.wire.forward(bridges) })
+func (m *mortal) forward(f forwards) error {
+	_, err := dies(m, func() (struct{}, error) { return struct{}{}, m.wire.forward(f) })
 	return err
 }
 

@@ -34,7 +34,8 @@
 // A floating IP is an element of two maps in the table ip dewpoint_nat, and an address of the card that it is answered on, given by us
 // (IFA_PROTO, which Linux has since 5.18), so that the kernel answers ARP for it; who is on the card's network is told with an announcement (RFC 5227).
 // The same table gives what guests of bridges with NAT send to the outside the node's address. It needs connection tracking, and is there only
-// where there is something in it. Guests of two bridges don't reach each other by floating IPs of one node: bridges are apart.
+// where there is something in it. Guests of two bridges reach each other by their floating IPs, and otherwise
+// not: bridges are apart.
 //
 // # What is ours
 //

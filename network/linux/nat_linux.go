@@ -81,6 +81,15 @@ type natRule struct {
 	exprs   []expr.Any
 }
 
+// translated is the condition that a packet is of a connection whose destination was translated, in either direction.
+func translated(register uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATUS, Register: register},
+		&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(1 << 5), Xor: make([]byte, 4)}, // IPS_DST_NAT
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: register, Data: make([]byte, 4)},
+	}
+}
+
 // natRules are the rules of each chain, in the order of natParts.
 func natRules() [3][]natRule {
 	const first = unix.NFT_REG32_00
@@ -95,11 +104,7 @@ func natRules() [3][]natRule {
 	dnat := append(through(16, toFixed), &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: first})
 	snat := append(through(12, toFloating), &expr.NAT{Type: expr.NATTypeSourceNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: first})
 	// A guest that speaks to a floating IP whose guest is behind a bridge too: the answer must come back here.
-	back := slices.Concat(group(expr.MetaKeyIIFGROUP, expr.CmpOpEq), group(expr.MetaKeyOIFGROUP, expr.CmpOpEq), []expr.Any{
-		&expr.Ct{Key: expr.CtKeySTATUS, Register: first},
-		&expr.Bitwise{SourceRegister: first, DestRegister: first, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(1 << 5), Xor: make([]byte, 4)}, // IPS_DST_NAT
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: make([]byte, 4)},
-	})
+	back := slices.Concat(group(expr.MetaKeyIIFGROUP, expr.CmpOpEq), group(expr.MetaKeyOIFGROUP, expr.CmpOpEq), translated(first))
 	outside := group(expr.MetaKeyOIFGROUP, expr.CmpOpNeq)
 	maskedBridge := []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: first}, &expr.Lookup{SourceRegister: first, SetName: maskedSet}}
 	return [3][]natRule{
@@ -406,6 +411,9 @@ func (c *call) setFloating(ctx context.Context, fs []network.Floating) error {
 	have, err := c.wire.nat()
 	if err != nil {
 		return failed("read the table of floating IPs", err)
+	}
+	if err := c.floatForward(ctx, len(fs) > 0); err != nil {
+		return err
 	}
 	return c.applyNAT(ctx, fs, have.masked, links)
 }

@@ -172,6 +172,68 @@ func TestFloatingIPs(t *testing.T) {
 	require.NotContains(t, ipIn(t, ns, "-o addr show dev card"), "203.0.113.7")
 }
 
+// FW-05: a guest reaches the floating IP of one behind another bridge of the node, with its own floating IP if it has one, and has answers;
+// without, bridges are apart.
+func TestFloatingIPsBetweenBridges(t *testing.T) {
+	ns, m, _ := withOutside(t)
+	d := twoSegments()
+	_, err := m.Apply(t.Context(), d)
+	require.NoError(t, err)
+	gateway, otherGateway := routing(t, ns, d), linkMAC(t, ns, "br101")
+	a, b := openGuest(t, ns, d.Taps[0]), openGuest(t, ns, d.Taps[1])
+	ipIn(t, ns, fmt.Sprintf("neigh replace %v lladdr %v dev br100", a.IPs[0], a.MAC))
+	fipA, fipB := netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("203.0.113.8")
+	at := netip.AddrPortFrom
+	toB := network.Floating{Addr: fipB, Fixed: b.IPs[0], Link: "card"}
+	port := uint16(9000)
+	// exchange is a datagram and its answer; it returns where b saw the datagram come from.
+	exchange := func(text string) string {
+		port++
+		var from, to string
+		require.Eventually(t, func() bool { // what a machine just opened, a bridge knows after some time
+			a.send(t, datagram(gateway, a.MAC, at(a.IPs[0], port), at(fipB, 80), text))
+			require.NoError(t, b.file.SetReadDeadline(time.Now().Add(50*time.Millisecond)))
+			buf := make([]byte, 4096)
+			for {
+				n, err := b.file.Read(buf)
+				if err != nil {
+					return false
+				}
+				if frame := buf[vnetHdr:n]; ending(text)(frame) {
+					from, to = ends(frame)
+					return true
+				}
+			}
+		}, 10*time.Second, time.Millisecond, text)
+		require.Equal(t, b.IPs[0].String()+":80", to)
+		b.send(t, datagram(otherGateway, b.MAC, netip.MustParseAddrPort(to), netip.MustParseAddrPort(from), "answer to "+text))
+		src, dst := ends(a.await(t, "answer to "+text, ending("answer to "+text)))
+		require.Equal(t, []string{fipB.String() + ":80", at(a.IPs[0], port).String()}, []string{src, dst})
+		return from
+	}
+	require.NoError(t, m.SetFloating(t.Context(), []network.Floating{toB}))
+	require.Equal(t, at(d.Bridges[1].Gateway.Addr(), port+1).String(), exchange("without one"))
+	require.NoError(t, m.SetFloating(t.Context(), []network.Floating{{Addr: fipA, Fixed: a.IPs[0], Link: "card"}, toB}))
+	require.Equal(t, at(fipA, port+1).String(), exchange("with its own"))
+
+	// To its fixed IP it gets nowhere still, and what is sent behind on the way that is open says when.
+	out := sniff(t, ns, "br101")
+	a.send(t, datagram(gateway, a.MAC, at(a.IPs[0], 7000), at(b.IPs[0], 80), "apart"))
+	exchange("behind it")
+	require.False(t, out("apart"))
+	d.Floating = []network.Floating{{Addr: fipA, Fixed: a.IPs[0], Link: "card"}, toB}
+	report, err := m.Apply(t.Context(), d)
+	require.NoError(t, err)
+	require.Empty(t, report.Changes)
+
+	require.NoError(t, m.SetFloating(t.Context(), nil))
+	require.NotContains(t, sh(t, ns, "nft list table inet "+forwardTable), "ct status")
+	d.Floating = nil
+	report, err = m.Apply(t.Context(), d)
+	require.NoError(t, err)
+	require.Empty(t, report.Changes)
+}
+
 // A manager that dies at any of its calls while a floating IP moves leaves what the next one mends, and no address is on a link without the
 // table knowing where it leads.
 func TestAFloatingIPsMoveIsMended(t *testing.T) {

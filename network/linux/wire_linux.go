@@ -36,8 +36,8 @@ type wire interface {
 	commit(c filterChange) error
 
 	// forwarding and forward are about the table of forwarded packets.
-	forwarding() ([]string, error)
-	forward(bridges []string) error
+	forwarding() (forwards, error)
+	forward(f forwards) error
 
 	close() error
 }
