@@ -43,6 +43,9 @@ type Agent struct {
 	floating []Floating
 	taps     map[string][]string // the groups that each port's tap is in
 
+	// strays are the ports that the node had taps of when the agent first looked, and that were another node's. nil: it has not looked.
+	strays map[string]bool
+
 	changed chan struct{} // has one when taps have come or gone that followGroups has not seen
 }
 
@@ -138,8 +141,11 @@ func (a *Agent) Sync(ctx context.Context) ([]string, error) {
 // sync is Sync with mu held.
 func (a *Agent) sync(ctx context.Context) ([]string, error) {
 	var d, clients Desired
+	if err := a.findStrays(ctx); err != nil {
+		return nil, err
+	}
 	if err := a.cfg.Store.View(func(v *state.View) error {
-		d = Plan(v, a.cfg.HostID)
+		d = a.withStrays(v, Plan(v, a.cfg.HostID))
 		clients = answered(v, a.cfg.HostID, d)
 		return nil
 	}); err != nil {
