@@ -141,9 +141,7 @@ func (a *Agent) Sync(ctx context.Context) ([]string, error) {
 // sync is Sync with mu held.
 func (a *Agent) sync(ctx context.Context) ([]string, error) {
 	var d, clients Desired
-	if err := a.findStrays(ctx); err != nil {
-		return nil, err
-	}
+	unknown := a.findStrays(ctx) // if so, nothing is removed
 	if err := a.cfg.Store.View(func(v *state.View) error {
 		d = a.withStrays(v, Plan(v, a.cfg.HostID))
 		clients = answered(v, a.cfg.HostID, d)
@@ -151,7 +149,10 @@ func (a *Agent) sync(ctx context.Context) ([]string, error) {
 	}); err != nil {
 		return nil, err
 	}
-	report, err := a.cfg.Manager.Apply(ctx, d)
+	report, err := Report{}, unknown
+	if err == nil {
+		report, err = a.cfg.Manager.Apply(ctx, d)
+	}
 	a.local, a.groups, a.floating, a.taps = groupsOf(d.Taps), map[string]Group{}, nil, map[string][]string{}
 	for _, t := range d.Taps {
 		a.taps[t.Port] = t.Groups
