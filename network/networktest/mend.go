@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/dewpoint-cloud/dewpoint/network"
 )
@@ -108,12 +109,18 @@ func mendRows() []row {
 					if err := step(); err != nil {
 						return err
 					}
-					after, err := e.Others()
-					if err != nil {
-						return fmt.Errorf("Env.Others: %w", err)
-					}
-					if before != after {
-						return fmt.Errorf("what is not the manager's was changed from\n%s\nto\n%s", before, after)
+					// A kernel may need a moment to have the routes again that belong to an address which came back.
+					for begun := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+						after, err := e.Others()
+						if err != nil {
+							return fmt.Errorf("Env.Others: %w", err)
+						}
+						if before == after {
+							break
+						}
+						if time.Since(begun) > 2*time.Second {
+							return fmt.Errorf("what is not the manager's was changed from\n%s\nto\n%s", before, after)
+						}
 					}
 				}
 				return nil
