@@ -46,7 +46,7 @@ type Agent struct {
 	// strays are the ports that the node had taps of when the agent first looked, and that were another node's. nil: it has not looked.
 	strays map[string]bool
 
-	changed chan struct{} // has one when taps have come or gone that followGroups has not seen
+	changed chan struct{} // closed, and another one, when taps come or go; of who has the turn
 }
 
 // NewAgent checks the configuration. It starts nothing.
@@ -67,7 +67,7 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	a := &Agent{cfg: cfg, turn: make(chan struct{}, 1), groups: map[string]Group{}, local: map[string]bool{}, taps: map[string][]string{}, changed: make(chan struct{}, 1)}
+	a := &Agent{cfg: cfg, turn: make(chan struct{}, 1), groups: map[string]Group{}, local: map[string]bool{}, taps: map[string][]string{}, changed: make(chan struct{})}
 	if cfg.DHCP != nil {
 		a.servers = append(a.servers, cfg.DHCP)
 	}
@@ -143,7 +143,7 @@ func (a *Agent) sync(ctx context.Context) ([]string, error) {
 	var d, clients Desired
 	unknown := a.findStrays(ctx) // if so, nothing is removed
 	if err := a.cfg.Store.View(func(v *state.View) error {
-		d = a.withStrays(v, Plan(v, a.cfg.HostID))
+		d = a.plan(v)
 		clients = answered(v, a.cfg.HostID, d)
 		return nil
 	}); err != nil {

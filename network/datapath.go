@@ -20,24 +20,29 @@ type DataPath struct {
 // ReadDataPath compares the records with what the node that m manages has. It changes nothing, and any process that can open the
 // store and the node may call it, beside an [Agent] that works. What is being worked on shows as a difference.
 func ReadDataPath(ctx context.Context, store *state.Store, hostID string, m Manager) (DataPath, error) {
+	return readDataPath(ctx, store, hostID, m, func(v *state.View) Desired { return Plan(v, hostID) })
+}
+
+func readDataPath(ctx context.Context, store *state.Store, hostID string, m Manager, plan func(*state.View) Desired) (DataPath, error) {
 	// The node first: what it has and the records then don't want is a leak, unless it came in between.
 	actual, err := m.Inspect(ctx)
 	if err != nil {
 		return DataPath{}, fmt.Errorf("network: what node %s has: %w", hostID, err)
 	}
 	p := DataPath{Actual: actual}
-	err = store.View(func(v *state.View) error { p.Desired = Plan(v, hostID); return nil })
+	err = store.View(func(v *state.View) error { p.Desired = plan(v); return nil })
 	return p, err
 }
 
-// DataPath is [ReadDataPath] for the agent's node, between the changes that it makes. It waits for them, as long as ctx lets it.
+// DataPath is [ReadDataPath] for the agent's node, between the changes that it makes; what the agent keeps for guests of another node is
+// desired too. It waits for the changes, as long as ctx lets it.
 func (a *Agent) DataPath(ctx context.Context) (DataPath, error) {
 	end, err := a.begin(ctx)
 	if err != nil {
 		return DataPath{}, err
 	}
 	defer end()
-	return ReadDataPath(ctx, a.cfg.Store, a.cfg.HostID, a.cfg.Manager)
+	return readDataPath(ctx, a.cfg.Store, a.cfg.HostID, a.cfg.Manager, a.plan)
 }
 
 // Difference returns a line for each thing in which the node is not as the records want it: "- " and what is missing, "+ " and

@@ -71,10 +71,8 @@ func (a *Agent) setFloating(ctx context.Context, want []Floating) error {
 
 // tapsChanged has followGroups look again. The caller has the turn.
 func (a *Agent) tapsChanged() {
-	select {
-	case a.changed <- struct{}{}:
-	default:
-	}
+	close(a.changed)
+	a.changed = make(chan struct{})
 }
 
 // followGroups has what changes of security groups, of who is in them, and of floating IPs in force soon, until ctx ends. What goes
@@ -82,7 +80,6 @@ func (a *Agent) tapsChanged() {
 func (a *Agent) followGroups(ctx context.Context) {
 	for {
 		signals := &state.Signals{}
-		signals.Also(a.changed)
 		if err := a.live(ctx, signals); err != nil && ctx.Err() == nil {
 			a.cfg.Logger.Warn("network: security groups and floating IPs are not in force yet", "error", err)
 		}
@@ -103,6 +100,7 @@ func (a *Agent) live(ctx context.Context, signals *state.Signals) error {
 	if err != nil {
 		return err
 	}
+	signals.Also(a.changed)
 	var all []Group
 	var floating []Floating
 	var moved []string // ports that are in other groups than their taps

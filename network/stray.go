@@ -37,8 +37,9 @@ func (a *Agent) findStrays(ctx context.Context) error {
 	return nil
 }
 
-// withStrays adds to a plan the taps of other nodes' ports that are on this one. The caller has the turn.
-func (a *Agent) withStrays(r state.Reader, d Desired) Desired {
+// plan is [Plan], with the taps of other nodes' ports that are on this one. The caller has the turn.
+func (a *Agent) plan(r *state.View) Desired {
+	d := Plan(r, a.cfg.HostID)
 	if len(a.strays) == 0 {
 		return d
 	}

@@ -28,6 +28,9 @@ func TestANodeUnderAnotherIDKeepsTaps(t *testing.T) {
 		require.Empty(t, changes)
 		require.Equal(t, before, s.node.Desired())
 		require.Len(t, s.dhcp.taps, 2, "DHCP goes on to answer them")
+		path, err := agent.DataPath(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, path.Difference())
 	}
 	require.Contains(t, s.log.String(), first.ID)
 	require.Contains(t, s.log.String(), "node=h1")

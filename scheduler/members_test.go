@@ -88,7 +88,7 @@ func TestAWrongClockIsFoundOut(t *testing.T) {
 			require.NoError(t, err)
 			h, err := s.Get(auth.NewContext(t.Context(), auth.Admin("")), "h")
 			require.NoError(t, err)
-			require.True(t, h.Up)
+			require.True(t, h.Up())
 			require.Equal(t, ahead, h.Skew)
 			l.beats(t, 100)
 			require.Equal(t, 1, bytes.Count(l.logged.Bytes(), []byte("level=ERROR")), l.logged.String())

@@ -37,7 +37,6 @@ type Service struct{ cfg ServiceConfig }
 type HostState struct {
 	Candidate
 	Seen time.Time // its last sign of life, by its own clock; zero: none ever
-	Up   bool      // it is alive: see [DownAfter]
 }
 
 // NewService checks the configuration. It starts nothing.
@@ -92,7 +91,6 @@ func (s *Service) look(r state.Reader, h Host, now time.Time) HostState {
 	if beat, err := Beats.Get(r, h.ID); err == nil {
 		st.Seen = beat.At
 	}
-	st.Up = st.Candidate.Up()
 	return st
 }
 

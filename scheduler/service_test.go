@@ -41,7 +41,7 @@ func TestHostsForAdministrators(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, hosts, 3)
 	require.Equal(t, []string{"a", "b", "c"}, []string{hosts[0].Name, hosts[1].Name, hosts[2].Name})
-	require.Equal(t, []bool{false, true, false}, []bool{hosts[0].Up, hosts[1].Up, hosts[2].Up})
+	require.Equal(t, []bool{false, true, false}, []bool{hosts[0].Up(), hosts[1].Up(), hosts[2].Up()})
 	require.True(t, hosts[0].Seen.IsZero())
 	require.Equal(t, Resources{1, 2, 3}, hosts[1].Used)
 	require.Equal(t, Resources{3, 998, 97}, hosts[1].Free())
@@ -67,7 +67,7 @@ func TestDisabledHostsGetNothing(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, h.Disabled)
 		require.Equal(t, reason, h.Reason)
-		require.True(t, h.Up)
+		require.True(t, h.Up())
 		_, err = place(ctx, store, places, Request{}, 1)
 		require.EqualError(t, err, "no valid host: of 1 hosts, 1 failed enabled")
 	}

@@ -29,7 +29,7 @@ func (t *Table[T]) Signal(v *View, s *Signals, index, value string) {
 	s.set.Add(it.WatchCh())
 }
 
-// Also adds a channel to s: [Signals.Wait] returns, too, when something was received from it, or it was closed.
+// Also adds a channel to s: [Signals.Wait] returns, too, when it is closed.
 func (s *Signals) Also(c <-chan struct{}) {
 	if s.set == nil {
 		s.set = memdb.NewWatchSet()

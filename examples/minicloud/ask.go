@@ -174,7 +174,7 @@ func runHosts(ctx context.Context, o options, w io.Writer) error {
 		fmt.Fprintln(t, "ID\tNAME\tSTATE\tSEEN\tVCPUS\tMEMORY\tREASON")
 		for _, h := range all {
 			words := "down"
-			if h.Up {
+			if h.Up() {
 				words = "up"
 			}
 			if h.Disabled {

@@ -136,12 +136,5 @@ func TestThreeHostsWithRabbitMQAndEtcd(t *testing.T) {
 	l.faults(brokers, kill("h1"), brokers, kill("controller"), brokers, func() { l.cut("h2", 60*time.Second) }, brokers,
 		func() { l.end("etcd-h3", syscall.SIGKILL); time.Sleep(5 * time.Second); l.again("etcd-h3") }, brokers)
 	<-done
-	l.settled(left)
-	out, err := l.run("terminate", "-wait", "100s")
-	require.NoError(t, err, out)
-	l.settled(nil)
-	for _, name := range []string{"h1", "h2", "h3", "controller"} {
-		l.end(name, syscall.SIGTERM)
-		require.True(t, l.processes[name].cmd.ProcessState.Success(), l.log(name))
-	}
+	l.finish(left)
 }

@@ -300,6 +300,19 @@ func (l *lab) settled(want []string) {
 	l.t.Fatalf("after 30 s of calm: %s\n%s", problem, list)
 }
 
+// finish checks that exactly the machines are there that are to be left, terminates them, and ends the programs in good order.
+func (l *lab) finish(left []string) {
+	l.t.Helper()
+	l.settled(left)
+	out, err := l.run("terminate", "-wait", "100s")
+	require.NoError(l.t, err, out)
+	l.settled(nil)
+	for _, name := range append(labHosts[1:len(labHosts):len(labHosts)], "controller") {
+		l.end(name, syscall.SIGTERM)
+		require.True(l.t, l.processes[name].cmd.ProcessState.Success(), l.log(name))
+	}
+}
+
 // faults happen one after the other, with a while between them.
 func (l *lab) faults(all ...func()) {
 	for _, fault := range all {
@@ -336,12 +349,5 @@ func TestThreeHostsWithNothingElse(t *testing.T) {
 	}
 	l.faults(kill("controller"), kill("h1"), func() { l.cut("h2", 60*time.Second) }, kill("controller"), kill("h3"))
 	<-done
-	l.settled(left)
-	out, err = l.run("terminate", "-wait", "100s")
-	require.NoError(t, err, out)
-	l.settled(nil)
-	for _, name := range []string{"h1", "h2", "h3", "controller"} {
-		l.end(name, syscall.SIGTERM)
-		require.True(t, l.processes[name].cmd.ProcessState.Success(), l.log(name))
-	}
+	l.finish(left)
 }

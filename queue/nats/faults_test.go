@@ -190,7 +190,7 @@ func TestLostConnection(t *testing.T) {
 	m.Deadline = time.Time{}
 	waited := make(chan string, 2)
 	require.NoError(t, near.CallAsync(t.Context(), m, func(answer []byte, err error) { waited <- fmt.Sprint(string(answer), err) }))
-	copy(m.Body, "XXXXX")
+	copy(m.Body, "-----")
 	go func() {
 		answer, err := call(t, near, "near", "waits")
 		waited <- fmt.Sprint(answer, err)
