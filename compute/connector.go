@@ -31,6 +31,10 @@ type Connector interface {
 	// Disconnect ends what Connect began; no machine has the disk any more. One that is not connected is success. What a newer
 	// epoch of the volume has stays.
 	Disconnect(ctx context.Context, c Connection) error
+
+	// Grow has the host see that a volume is bytes large, which it is already where it is exported, and returns when the host does. One
+	// that is not connected is success. Who uses the disk is to be told besides.
+	Grow(ctx context.Context, c Connection, bytes int64) error
 }
 
 // QEMUInitiator is the [Connector] that has QEMU's own initiator reach the volume: nothing is done on the host.
@@ -44,6 +48,9 @@ func (QEMUInitiator) Connect(_ context.Context, c Connection) (Disk, error) {
 
 // Disconnect implements [Connector].
 func (QEMUInitiator) Disconnect(context.Context, Connection) error { return nil }
+
+// Grow implements [Connector].
+func (QEMUInitiator) Grow(context.Context, Connection, int64) error { return nil }
 
 // VolumeSerial is what a guest sees as the serial number of a volume: as much of the id as there is room for.
 func VolumeSerial(id string) string {

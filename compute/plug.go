@@ -16,6 +16,11 @@ type Plugger interface {
 	// success, and so is a machine that is shut off.
 	UnplugDisk(ctx context.Context, id, serial string) error
 
+	// GrowDisk has a machine see that the disk with a serial is bytes large, which what is behind it is already, and returns when the guest
+	// is told. A disk that the machine does not have is success, and so is a machine that is shut off: it starts with what there is. Less
+	// than the disk has is InvalidArgument or FailedPrecondition, and changes nothing.
+	GrowDisk(ctx context.Context, id, serial string, bytes int64) error
+
 	// DisksOf returns the serials of the disks that a machine has, in no order; none if it is shut off.
 	DisksOf(ctx context.Context, id string) ([]string, error)
 }

@@ -182,6 +182,56 @@ func (a *Agent) detach() operation.Definition {
 	})
 }
 
+// VolumeGrown begins what tells an instance that a volume it has is larger: the hook volume.AgentConfig.Grown. Its host does it within
+// [AgentConfig.Tick].
+func VolumeGrown(tx *state.Tx, at volume.Attachment) error {
+	i, err := Instances.Get(tx, at.InstanceID)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	if err != nil || i.Task == TaskDeleting { // there is nobody to be told, or soon will be
+		return ended(volume.Confirm(tx, at.VolumeID, at.Epoch, ""))
+	}
+	_, err = operation.Begin(tx, i.volumeOperation(kindGrow, at))
+	return err
+}
+
+// grow has an instance see that a volume is larger.
+func (a *Agent) grow() operation.Definition {
+	return operation.Define(operation.Kind[volumeWork]{
+		Name: kindGrow,
+		// No Undo: what is larger stays so.
+		Steps: []operation.Step[volumeWork]{{Name: "disk", Do: a.tellSize}},
+		Done: func(tx *state.Tx, w *volumeWork) error {
+			return ended(volume.Confirm(tx, w.VolumeID, w.Attachment, ""))
+		},
+		Failed: func(tx *state.Tx, w *volumeWork, reason string) error {
+			return ended(volume.Confirm(tx, w.VolumeID, w.Attachment, "the instance sees the new size when it is next started: "+reason))
+		},
+		Problem: problem,
+	})
+}
+
+func (a *Agent) tellSize(ctx context.Context, w *volumeWork) error {
+	at, runs, err := a.exportedTo(w)
+	if err != nil {
+		return ended(err)
+	}
+	var v volume.Volume
+	if err := a.cfg.Store.View(func(r *state.View) error { v, err = volume.Volumes.Get(r, w.VolumeID); return err }); err != nil {
+		return ended(err)
+	}
+	bytes := int64(v.SizeGiB) << 30
+	if err := a.cfg.Connector.Grow(ctx, connectionOf(at), bytes); err != nil || !runs {
+		return err
+	}
+	plugger, ok := a.cfg.Hypervisor.(Plugger)
+	if !ok {
+		return fmt.Errorf("compute: the hypervisor can't change disks of machines that run: %w", errdefs.ErrFailedPrecondition)
+	}
+	return ended(plugger.GrowDisk(ctx, w.InstanceID, VolumeSerial(w.VolumeID), bytes))
+}
+
 // ended ignores that an attachment has ended, as by force: an operation must be able to end.
 func ended(err error) error {
 	if errdefs.IsNotFound(err) {
@@ -273,7 +323,7 @@ func (a *Agent) volumeDisks(ctx context.Context, instanceID string) (disks []Dis
 			if err != nil {
 				return err
 			}
-			if v.State == volume.StateInUse || v.State == volume.StateDetaching || at.Device == bootDevice && at.Ready { // others are on their way, and will be plugged in
+			if v.State == volume.StateInUse || v.State == volume.StateExtending || v.State == volume.StateDetaching || at.Device == bootDevice && at.Ready { // others are on their way, and will be plugged in
 				all = append(all, at)
 			}
 		}
@@ -326,6 +376,7 @@ func (a *Agent) markEnded(tx *state.Tx, w *work) error {
 const (
 	kindAttach = "instance.volume.attach"
 	kindDetach = "instance.volume.detach"
+	kindGrow   = "instance.volume.grow"
 )
 
 // detachGrace is how long a guest may take to let go of a volume before that counts as a failed attempt.

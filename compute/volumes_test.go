@@ -41,7 +41,8 @@ func newStorage(t testing.TB, c *cloud) *storage {
 }
 
 func (s *storage) agent() (*volume.Agent, error) {
-	return volume.NewAgent(volume.AgentConfig{Store: s.store, HostID: "storage", HostName: "storage", Driver: s.driver, Exporter: s.exporter})
+	return volume.NewAgent(volume.AgentConfig{Store: s.store, HostID: "storage", HostName: "storage", Driver: s.driver, Exporter: s.exporter,
+		Grown: compute.VolumeGrown})
 }
 
 // run has the agent at work until stop is called.
@@ -202,6 +203,52 @@ func TestVolumesOfAStoppedInstance(t *testing.T) {
 	})
 }
 
+// TestExtendInUse: a machine that runs is told, one that is off starts with what there is, and one that can't be told has the reason on its volume.
+func TestExtendInUse(t *testing.T) {
+	withStorage(t, func(t *testing.T, s *storage, n *node, instance string) {
+		id := s.volume(t)
+		s.attach(t, instance, id)
+		extend := func(to int) volume.Volume {
+			v, err := s.volumes.Extend(s.ctx, id, to)
+			require.NoError(t, err)
+			require.Equal(t, volume.StateExtending, v.State)
+			v, err = s.volumes.WaitFor(s.ctx, id, volume.StateInUse)
+			require.NoError(t, err)
+			require.Equal(t, to, v.SizeGiB)
+			return v
+		}
+		require.Empty(t, extend(2).Fault)
+		require.EqualValues(t, 2<<30, n.host.DiskSize(instance, compute.VolumeSerial(id)))
+
+		fault := n.host.Inject(fakecompute.Fault{Method: fakecompute.MethodGrowDisk, Err: fmt.Errorf("no: %w", errdefs.ErrFailedPrecondition)})
+		require.Contains(t, extend(3).Fault, "the instance sees the new size when it is next started: ")
+		fault.Remove()
+		require.EqualValues(t, 2<<30, n.host.DiskSize(instance, compute.VolumeSerial(id)))
+
+		// Started anew while the volume becomes larger, it has it.
+		require.NoError(t, s.service.Stop(s.ctx, instance))
+		s.waitRest(t, instance)
+		require.Empty(t, extend(4).Fault)
+		require.NoError(t, s.service.Start(s.ctx, instance))
+		_, err := s.volumes.Extend(s.ctx, id, 5)
+		require.NoError(t, err)
+		_, err = s.service.WaitActive(s.ctx, instance)
+		require.NoError(t, err)
+		_, err = s.volumes.WaitFor(s.ctx, id, volume.StateInUse)
+		require.NoError(t, err)
+		require.Equal(t, []string{compute.VolumeSerial(id)}, n.plugged(instance))
+
+		// It is not taken away meanwhile, unless the instance ends.
+		_, err = s.volumes.Extend(s.ctx, id, 6)
+		require.NoError(t, err)
+		require.ErrorIs(t, s.service.DetachVolume(s.ctx, id), errdefs.ErrFailedPrecondition)
+		require.NoError(t, s.service.Terminate(s.ctx, instance))
+		require.NoError(t, s.service.WaitGone(s.ctx, instance))
+		_, err = s.volumes.WaitFor(s.ctx, id, volume.StateAvailable)
+		require.NoError(t, err)
+	})
+}
+
 // TestTerminationFreesVolumes, or deletes them with the instance.
 func TestTerminationFreesVolumes(t *testing.T) {
 	withStorage(t, func(t *testing.T, s *storage, n *node, instance string) {
@@ -324,6 +371,7 @@ func TestCrashesWithVolumes(t *testing.T) {
 		_, err := w.service.AttachVolume(w.ctx, compute.AttachRequest{Instance: w.instance, Volume: w.id})
 		return err
 	}
+	extend := func(w *volumeCrash) error { _, err := w.volumes.Extend(w.ctx, w.id, 2); return err }
 	detach := func(w *volumeCrash) error { return w.service.DetachVolume(w.ctx, w.id) }
 	terminate := func(w *volumeCrash) error { return w.service.Terminate(w.ctx, w.instance) }
 	both := func(first, second func(w *volumeCrash) error) func(w *volumeCrash) error {
@@ -385,7 +433,14 @@ func TestCrashesWithVolumes(t *testing.T) {
 		})},
 		"terminate while booting":                 {begin: booting(true, terminate)},
 		"terminate while booting from a snapshot": {begin: booting(false, terminate)},
-		"detach":                    {begin: before(true, detach), want: volume.StateAvailable},
+		"detach": {begin: before(true, detach), want: volume.StateAvailable},
+		"extend": {begin: before(true, extend), want: volume.StateInUse},
+		"extend that is not told": {begin: before(true, func(w *volumeCrash) error {
+			w.nodes[0].host.Inject(fakecompute.Fault{Method: fakecompute.MethodGrowDisk, After: true, Err: broken})
+			return extend(w)
+		}), want: volume.StateInUse},
+		"stop while extending":      {begin: before(true, both(extend, func(w *volumeCrash) error { return w.service.Stop(w.ctx, w.instance) })), want: volume.StateInUse},
+		"terminate while extending": {begin: before(true, both(extend, terminate)), want: volume.StateAvailable},
 		"terminate":                 {begin: before(true, terminate), want: volume.StateAvailable},
 		"terminate while attaching": {begin: before(false, both(attach, terminate)), want: volume.StateAvailable},
 		"terminate while detaching": {begin: before(true, both(detach, terminate)), want: volume.StateAvailable},

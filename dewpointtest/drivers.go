@@ -135,6 +135,11 @@ func (m *machines) UnplugDisk(ctx context.Context, id, serial string) error {
 	return m.call(ctx, id, func() error { return m.Hypervisor.UnplugDisk(ctx, id, serial) })
 }
 
+// GrowDisk implements [compute.Plugger].
+func (m *machines) GrowDisk(ctx context.Context, id, serial string, bytes int64) error {
+	return m.call(ctx, id, func() error { return m.Hypervisor.GrowDisk(ctx, id, serial, bytes) })
+}
+
 // DisksOf implements [compute.Plugger].
 func (m *machines) DisksOf(ctx context.Context, id string) (serials []string, err error) {
 	err = m.life.drive(ctx, 0, func() (err error) { serials, err = m.Hypervisor.DisksOf(ctx, id); return err })

@@ -26,6 +26,10 @@ type AgentConfig struct {
 	Exporter Exporter     // required
 	Images   Images       // where the contents of images come from; nil: volumes of images can't be made here
 
+	// Grown begins what tells an instance that a volume it has is larger, in the transaction that ends the work of the volume's host; whoever
+	// does that calls [Confirm] in the end. Nil: instances see it by themselves.
+	Grown func(tx *state.Tx, at Attachment) error
+
 	Heartbeat time.Duration // how often the host describes itself and compares its exports with the records, less than [scheduler.DownAfter]; 0: 10 s
 	Parallel  int           // operations at once; 0: 32
 
@@ -83,14 +87,19 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 }
 
 // Run exports what is attached, makes the host known and does its work until ctx ends; then it returns nil when everything it started has
-// ended. Exports stay as they are. A driver or exporter that can't be reached is waited for.
+// ended. Exports stay as they are. A driver or exporter that can't be reached is waited for; a single volume that can't be exported is
+// not, and is tried again with each sign of life.
 func (a *Agent) Run(ctx context.Context) error {
 	for wait := 250 * time.Millisecond; ; wait = min(2*wait, 30*time.Second) {
-		err := errors.Join(a.Compare(ctx), a.describe(ctx))
+		single, err := a.compare(ctx)
+		err = errors.Join(err, a.describe(ctx))
 		if ctx.Err() != nil {
 			return nil
 		}
 		if err == nil {
+			if single != nil {
+				a.cfg.Logger.Warn("volume: not all exports are there", "error", single)
+			}
 			break
 		}
 		a.cfg.Logger.Warn("volume: the host is not ready", "error", err, "again in", wait)
@@ -181,9 +190,14 @@ func counted(r state.Reader, i Info) bool {
 // Compare makes the host's exports what the records say: what is attached and not exported, as after a restart, is exported; what
 // is exported and not attached is ended.
 func (a *Agent) Compare(ctx context.Context) error {
+	return errors.Join(a.compare(ctx))
+}
+
+// compare is Compare; what is wrong with single volumes is told apart from what keeps it from knowing.
+func (a *Agent) compare(ctx context.Context) (single, err error) {
 	have, err := a.cfg.Exporter.Exports(ctx)
 	if err != nil {
-		return fmt.Errorf("volume: exports: %w", err)
+		return nil, fmt.Errorf("volume: exports: %w", err)
 	}
 	// The exports first: what they have and the records then don't was ended, unless it was begun meanwhile, which has a newer epoch.
 	there := map[string]uint64{}
@@ -202,28 +216,27 @@ func (a *Agent) Compare(ctx context.Context) error {
 		return nil
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var problems error
 	for id, epoch := range there {
 		if want, ok := wanted[id]; !ok || epoch < want {
 			a.cfg.Logger.Warn("volume: an export that no record names is ended", "volume", id, "epoch", epoch)
-			problems = errors.Join(problems, a.unexport(ctx, &work{VolumeID: id, Epoch: epoch}))
+			single = errors.Join(single, a.unexport(ctx, &work{VolumeID: id, Epoch: epoch}))
 		}
 	}
 	for _, id := range missing {
-		problems = errors.Join(problems, a.exportAgain(ctx, id))
+		unlock, err := a.locks.Lock(ctx, id)
+		if err == nil {
+			err = a.exportAgain(ctx, id)
+			unlock()
+		}
+		single = errors.Join(single, err)
 	}
-	return problems
+	return single, nil
 }
 
-// exportAgain exports what is attached, if it still is.
+// exportAgain exports what is attached, if it still is. The volume is locked.
 func (a *Agent) exportAgain(ctx context.Context, id string) error {
-	unlock, err := a.locks.Lock(ctx, id)
-	if err != nil {
-		return err
-	}
-	defer unlock()
 	at, found, err := a.attachment(id)
 	if err != nil || !found || !at.Ready || at.Ending {
 		return err

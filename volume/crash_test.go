@@ -151,7 +151,18 @@ func TestCrashes(t *testing.T) {
 			want: volume.StateAvailable},
 		"extend":            {begin: after(exists, extend), want: volume.StateAvailable, more: size(3)},
 		"extend that fails": {begin: spoilt(fakevolume.MethodExtend, after(exists, extend)), want: volume.StateAvailable, more: size(3)},
-		"snapshot":          {begin: after(exists, snap), want: volume.StateAvailable, more: snapshotIs(volume.StateAvailable)},
+		"extend in use":     {begin: after(attached, extend), want: volume.StateInUse, more: size(3)},
+		"extend in use that fails": {begin: spoilt(fakevolume.MethodExtend, after(attached, extend)), want: volume.StateInUse,
+			more: size(3)},
+		"extend in use after the exporter's death": {begin: after(attached, func(w *crashing) error { w.nodes[0].exporter.Restart(); return extend(w) }),
+			want: volume.StateInUse, more: size(3)},
+		"detach while extending": {begin: after(attached, func(w *crashing) error {
+			if err := extend(w); err != nil {
+				return err
+			}
+			return detach(w)
+		}), want: volume.StateAvailable, more: size(3)},
+		"snapshot": {begin: after(exists, snap), want: volume.StateAvailable, more: snapshotIs(volume.StateAvailable)},
 		"snapshot that fails": {begin: spoilt(fakevolume.MethodSnapshot, after(exists, snap)), want: volume.StateAvailable,
 			more: snapshotIs(volume.StateError)},
 		"delete a snapshot": {begin: after(snapped, func(w *crashing) error { return w.service.DeleteSnapshot(w.ctx, w.other) }),

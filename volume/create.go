@@ -200,14 +200,18 @@ func (v *Volume) remove(tx *state.Tx) error {
 	return v.begin(tx, kindDelete, 0, work{Epoch: v.Epoch})
 }
 
-// Extend makes a volume that is available larger. If that fails, it has its old size, and the reason in its Fault.
+// Extend makes a volume that is available or in use larger. It is "extending" until who uses it sees the new size: its instance is told; what is not of
+// the cloud is told by the target, and not waited for. If its device can't be made larger, it has its old size, and the reason in its Fault. If an instance
+// can't be told, the reason is in the Fault of a volume that has the new size, which the instance sees when it is next started.
 func (s *Service) Extend(ctx context.Context, id string, sizeGiB int) (Volume, error) {
 	return s.change(ctx, "volume:extend", id, func(tx *state.Tx, v *Volume) error {
 		if sizeGiB <= v.SizeGiB || sizeGiB > MaxGiB {
 			return wrong("SizeGiB is %d, must be %d (more than volume %s has) to %d", sizeGiB, v.SizeGiB+1, v.ID, MaxGiB)
 		}
-		if err := v.free(); err != nil {
-			return err
+		if v.State != StateInUse {
+			if err := v.free(); err != nil {
+				return err
+			}
 		}
 		more := sizeGiB - v.SizeGiB
 		if err := auth.CheckQuota(tx, v.ProjectID, auth.Amounts{Gigabytes: more}, ProjectUse(tx, v.ProjectID)); err != nil {

@@ -40,7 +40,7 @@ type Driver interface {
 	Import(ctx context.Context, id, path string, sizeGiB int) error
 
 	// Extend makes the volume sizeGiB large; what is new reads as zeros. One that is that large already is success;
-	// a smaller size is InvalidArgument.
+	// a smaller size is InvalidArgument. The volume may be in use meanwhile: who has it open goes on, and has all of it then.
 	Extend(ctx context.Context, id string, sizeGiB int) error
 
 	// Delete removes a volume, and nothing that it held can be read from any volume made later. An unknown id is

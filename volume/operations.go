@@ -75,11 +75,9 @@ func (a *Agent) kinds() []operation.Definition {
 			Name: kindExtend,
 			// What was made larger is not made smaller: undoing it looks what size there is.
 			Steps: []operation.Step[work]{{Name: "device", Do: a.extend, Undo: a.measure}},
-			Done: func(tx *state.Tx, w *work) error {
-				return change(tx, w, func(v *Volume) { v.State, v.Fault = StateAvailable, "" })
-			},
+			Done:  a.extended,
 			Failed: func(tx *state.Tx, w *work, reason string) error {
-				return change(tx, w, func(v *Volume) { v.State, v.SizeGiB, v.Fault = StateAvailable, w.OldGiB, reason })
+				return change(tx, w, func(v *Volume) { v.rest(tx); v.SizeGiB, v.Fault = w.OldGiB, reason })
 			},
 			Problem: problem,
 		}),
@@ -165,7 +163,17 @@ func (a *Agent) remove(ctx context.Context, w *work) error {
 }
 
 func (a *Agent) extend(ctx context.Context, w *work) error {
+	// With the lock, or an export might begin with the old size after its initiators were told.
+	unlock, err := a.locks.Lock(ctx, w.VolumeID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if err := a.cfg.Driver.Extend(ctx, w.VolumeID, w.SizeGiB); err != nil {
+		return err
+	}
+	// A device that was being made larger when the last agent ended could not be exported again by this one.
+	if err := a.exportAgain(ctx, w.VolumeID); err != nil {
 		return err
 	}
 	return a.cfg.Exporter.Resized(ctx, w.VolumeID)
@@ -262,6 +270,34 @@ func changeSnapshot(tx *state.Tx, w *work, f func(*Snapshot)) error {
 		s.State = StateDeleting
 	}
 	return Snapshots.Put(tx, s)
+}
+
+// extended ends an extension, or leaves it to the instance that has the volume.
+func (a *Agent) extended(tx *state.Tx, w *work) error {
+	at, err := Attachments.Get(tx, w.VolumeID)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	tell := err == nil && at.InstanceID != "" && !at.Ending && a.cfg.Grown != nil
+	if err := change(tx, w, func(v *Volume) {
+		if v.Fault = ""; !tell {
+			v.rest(tx)
+		}
+	}); err != nil || !tell {
+		return err
+	}
+	return a.cfg.Grown(tx, at)
+}
+
+// rest ends an extension in the state that the volume has by its attachment.
+func (v *Volume) rest(tx *state.Tx) {
+	at, err := Attachments.Get(tx, v.ID)
+	switch {
+	case err != nil:
+		v.State = StateAvailable
+	case !at.Ending: // else it is detaching
+		v.State = StateInUse
+	}
 }
 
 // created ends the making of a volume, and gives back what it was made of.

@@ -49,7 +49,7 @@ const (
 	StateAttaching State = "attaching"
 	StateInUse     State = "in-use"
 	StateDetaching State = "detaching"
-	StateExtending State = "extending"
+	StateExtending State = "extending" // also while it is attached
 	StateDeleting  State = "deleting"
 	StateError     State = "error" // it could not be made; Fault says why
 )

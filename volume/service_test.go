@@ -230,7 +230,6 @@ func TestAttachments(t *testing.T) {
 		for name, err := range map[string]error{
 			"attach": func() error { _, err := c.service.Attach(c.ctx, request(v.ID)); return err }(),
 			"delete": c.service.Delete(c.ctx, v.ID),
-			"extend": func() error { _, err := c.service.Extend(c.ctx, v.ID, 2); return err }(),
 			"snapshot": func() error {
 				_, err := c.service.Snapshot(c.ctx, volume.SnapshotRequest{Volume: v.ID})
 				return err
@@ -256,6 +255,87 @@ func TestAttachments(t *testing.T) {
 		require.NoError(t, c.service.Detach(c.ctx, v.ID, false))
 		_, err = c.service.WaitFor(c.ctx, v.ID, volume.StateAvailable)
 		require.NoError(t, err)
+	})
+}
+
+// TestExtendInUse: a volume that is attached becomes larger where it is, its initiator is told, and it is counted once.
+func TestExtendInUse(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cloud, n *node) {
+		v := c.create(t, volume.CreateRequest{SizeGiB: 1})
+		c.attach(t, v.ID)
+		at, err := c.service.Connection(c.ctx, v.ID)
+		require.NoError(t, err)
+		session, err := n.exporter.Login(at.Target, initiator, at.User, at.Secret)
+		require.NoError(t, err)
+		told := 0
+		n.exporter.Fail(func(method, id string) error {
+			if method == "Resized" && id == v.ID {
+				told++
+			}
+			return nil
+		})
+		before := n.driver.Calls(fakevolume.MethodExtend)
+		v, err = c.service.Extend(c.ctx, v.ID, 3)
+		require.NoError(t, err)
+		require.Equal(t, volume.StateExtending, v.State)
+		for name, err := range map[string]error{
+			"extend": func() error { _, err := c.service.Extend(c.ctx, v.ID, 4); return err }(),
+			"snapshot": func() error {
+				_, err := c.service.Snapshot(c.ctx, volume.SnapshotRequest{Volume: v.ID})
+				return err
+			}(),
+		} {
+			require.ErrorIs(t, err, errdefs.ErrFailedPrecondition, name)
+		}
+		v, err = c.service.WaitFor(c.ctx, v.ID, volume.StateInUse)
+		require.NoError(t, err)
+		require.Equal(t, 3, v.SizeGiB)
+		require.Equal(t, 1, told)
+		require.Equal(t, before+1, n.driver.Calls(fakevolume.MethodExtend))
+		require.NoError(t, session.Write())
+		require.NoError(t, c.store.View(func(r *state.View) error {
+			require.Equal(t, auth.Amounts{Volumes: 1, Gigabytes: 3}, volume.ProjectUse(r, project))
+			return nil
+		}))
+		_, err = c.service.Extend(c.ctx, v.ID, 1000)
+		require.ErrorIs(t, err, errdefs.ErrResourceExhausted)
+		_, err = c.service.Extend(c.ctx, v.ID, 2)
+		require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
+
+		// It is let go of while it becomes larger.
+		_, err = c.service.Extend(c.ctx, v.ID, 4)
+		require.NoError(t, err)
+		require.NoError(t, c.service.Detach(c.ctx, v.ID, false))
+		v, err = c.service.WaitFor(c.ctx, v.ID, volume.StateAvailable)
+		require.NoError(t, err)
+		require.Equal(t, 4, v.SizeGiB)
+	})
+}
+
+// TestOneBadVolumeHoldsUpNobody: an agent begins though a volume can't be exported, as one whose extension was cut short, and exports it when it can be.
+func TestOneBadVolumeHoldsUpNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCloud(t, 1)
+		n := c.nodes[0]
+		stop := c.start(t)
+		v := c.create(t, volume.CreateRequest{SizeGiB: 1})
+		c.attach(t, v.ID)
+		stop()
+		n.exporter.Restart()
+		fault := n.driver.Inject(fakevolume.Fault{Method: fakevolume.MethodPath, ID: v.ID, Err: fmt.Errorf("half-made: %w", errdefs.ErrFailedPrecondition)})
+		stop = c.start(t)
+		c.create(t, volume.CreateRequest{SizeGiB: 1})
+		fault.Remove()
+		_, err := c.service.Extend(c.ctx, v.ID, 2)
+		require.NoError(t, err)
+		_, err = c.service.WaitFor(c.ctx, v.ID, volume.StateInUse)
+		require.NoError(t, err)
+		all, err := n.exporter.Exports(c.ctx)
+		require.NoError(t, err)
+		require.Equal(t, []volume.Exported{{VolumeID: v.ID, Epoch: 1}}, all, "it is exported when it is what it should be")
+		stop()
+		require.NoError(t, c.audit())
+		require.NoError(t, c.close())
 	})
 }
 

@@ -21,6 +21,10 @@ type ConnectorEnv struct {
 	Newer func(compute.Connection) (compute.Connection, error)
 	// Use writes and reads the first block of a disk, as a machine would.
 	Use func(compute.Disk) error
+	// Enlarge has the volume of a connection, where it is exported, have so many bytes, and tells initiators. It had at most 64 MiB before.
+	Enlarge func(c compute.Connection, bytes int64) error
+	// Size returns how many bytes a machine that opens the disk now gets.
+	Size func(compute.Disk) (int64, error)
 	// Left tells what is on the host for a connection, in words; "": nothing.
 	Left func(compute.Connection) string
 }
@@ -44,7 +48,7 @@ type connectorRow struct {
 }
 
 func (r connectorRow) run(ctx context.Context, e ConnectorEnv) error {
-	if e.Connector == nil || e.Connection == nil || e.Newer == nil || e.Use == nil || e.Left == nil {
+	if e.Connector == nil || e.Connection == nil || e.Newer == nil || e.Use == nil || e.Left == nil || e.Enlarge == nil || e.Size == nil {
 		return errors.New("ConnectorEnv is not complete")
 	}
 	c, err := e.Connection()
@@ -142,6 +146,36 @@ func connectorRows() []connectorRow {
 			rule: "One that is not connected is success.",
 			check: func(ctx context.Context, e ConnectorEnv, c compute.Connection) error {
 				return errors.Join(e.Connector.Disconnect(ctx, c), e.Connector.Disconnect(ctx, c))
+			},
+		},
+		{
+			name: "grow",
+			rule: "Grow has the host see that a volume is bytes large, which it is already where it is exported, and returns when the host does.",
+			check: func(ctx context.Context, e ConnectorEnv, c compute.Connection) error {
+				d, err := e.usable(ctx, c)
+				if err != nil {
+					return err
+				}
+				const bytes = 65 << 20
+				if err := e.Enlarge(c, bytes); err != nil {
+					return err
+				}
+				for range 2 {
+					if err := e.Connector.Grow(ctx, c, bytes); err != nil {
+						return err
+					}
+				}
+				if size, err := e.Size(d); err != nil || size != bytes {
+					return fmt.Errorf("the disk has %d bytes, want %d: %w", size, bytes, err)
+				}
+				return e.Use(d)
+			},
+		},
+		{
+			name: "grow what is not connected",
+			rule: "One that is not connected is success.",
+			check: func(ctx context.Context, e ConnectorEnv, c compute.Connection) error {
+				return errors.Join(e.Enlarge(c, 65<<20), e.Connector.Grow(ctx, c, 65<<20))
 			},
 		},
 		{

@@ -3,8 +3,10 @@ package computetest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -39,7 +41,18 @@ func (h host) Disconnect(_ context.Context, c compute.Connection) error {
 	return nil
 }
 
+func (h host) Grow(_ context.Context, c compute.Connection, bytes int64) error {
+	for path, other := range h {
+		if other.VolumeID == c.VolumeID && other.Epoch == c.Epoch {
+			other.Secret = fmt.Sprint(bytes) // of a fake, the size it has seen
+			h[path] = other
+		}
+	}
+	return nil
+}
+
 func (h host) env(c compute.Connector) ConnectorEnv {
+	size := int64(0)
 	return ConnectorEnv{
 		Connector: c,
 		Connection: func() (compute.Connection, error) {
@@ -54,6 +67,13 @@ func (h host) env(c compute.Connector) ConnectorEnv {
 				return errors.New("no such device")
 			}
 			return nil
+		},
+		Enlarge: func(_ compute.Connection, bytes int64) error { size = bytes; return nil },
+		Size: func(d compute.Disk) (int64, error) {
+			if d.ISCSI != nil { // it is asked when it is opened
+				return size, nil
+			}
+			return strconv.ParseInt(h[d.Path].Secret, 10, 64)
 		},
 		Left: func(c compute.Connection) string {
 			for path, other := range h {
@@ -76,6 +96,7 @@ func TestQEMUInitiator(t *testing.T) {
 }
 
 type brokenConnector struct {
+	grow       func(context.Context, compute.Connection, int64) error
 	connect    func(context.Context, compute.Connection) (compute.Disk, error)
 	disconnect func(context.Context, compute.Connection) error
 }
@@ -85,6 +106,10 @@ func (b brokenConnector) Connect(ctx context.Context, c compute.Connection) (com
 }
 func (b brokenConnector) Disconnect(ctx context.Context, c compute.Connection) error {
 	return b.disconnect(ctx, c)
+}
+
+func (b brokenConnector) Grow(ctx context.Context, c compute.Connection, bytes int64) error {
+	return b.grow(ctx, c, bytes)
 }
 
 func TestSuiteFindsBrokenConnectors(t *testing.T) {
@@ -127,6 +152,17 @@ func TestSuiteFindsBrokenConnectors(t *testing.T) {
 				return h.Disconnect(ctx, c)
 			}
 		}},
+		"the host is not told": {[]string{"grow"}, func(_ host, b *brokenConnector) {
+			b.grow = func(context.Context, compute.Connection, int64) error { return nil }
+		}},
+		"growing wants a connection": {[]string{"grow what is not connected"}, func(h host, b *brokenConnector) {
+			b.grow = func(ctx context.Context, c compute.Connection, bytes int64) error {
+				if h.env(h).Left(c) == "" {
+					return errdefs.ErrNotFound
+				}
+				return h.Grow(ctx, c, bytes)
+			}
+		}},
 		"all is ended": {[]string{"disconnect what is older"}, func(h host, b *brokenConnector) {
 			b.disconnect = func(context.Context, compute.Connection) error { clear(h); return nil }
 		}},
@@ -135,7 +171,7 @@ func TestSuiteFindsBrokenConnectors(t *testing.T) {
 			for _, row := range c.rows {
 				found[row] = true
 				h := host{}
-				b := &brokenConnector{h.Connect, h.Disconnect}
+				b := &brokenConnector{h.Grow, h.Connect, h.Disconnect}
 				c.spoil(h, b)
 				require.Error(t, all[row].run(t.Context(), h.env(b)), "row %q does not find it", row)
 			}

@@ -20,6 +20,11 @@ type PlugEnv struct {
 	// Disk returns a disk that this hypervisor can give to a machine: each time another one with another Serial, with "vdx"
 	// as its Device. Required.
 	Disk func() (compute.Disk, error)
+
+	// Enlarge has what is behind a disk have so many bytes. It had at most 1 MiB before. Required.
+	Enlarge func(d compute.Disk, bytes int64) error
+	// Size returns how many bytes of a disk a machine that runs has been told. Required.
+	Size func(id string, d compute.Disk) (int64, error)
 }
 
 // TestPlugger runs the suite of [compute.Plugger], as [TestHypervisor] does that of a Hypervisor.
@@ -49,16 +54,34 @@ type plugRow struct {
 type plugBench struct {
 	*bench
 	compute.Plugger
-	disk func() (compute.Disk, error)
+	env PlugEnv
+}
+
+func (e *plugBench) disk() (compute.Disk, error) { return e.env.Disk() }
+
+// grow enlarges a disk and tells the machine.
+func (e *plugBench) grow(ctx context.Context, id string, d compute.Disk, bytes int64) error {
+	if err := e.env.Enlarge(d, bytes); err != nil {
+		return err
+	}
+	return e.GrowDisk(ctx, id, d.Serial, bytes)
+}
+
+// sees checks what a machine has been told of a disk.
+func (e *plugBench) sees(id string, d compute.Disk, want int64) error {
+	if size, err := e.env.Size(id, d); err != nil || size != want {
+		return fmt.Errorf("the machine has disk %s with %d bytes, want %d: %w", d.Serial, size, want, err)
+	}
+	return nil
 }
 
 func (r plugRow) run(ctx context.Context, env PlugEnv) error {
 	p, ok := env.Driver.(compute.Plugger)
-	if !ok || env.Disk == nil {
+	if !ok || env.Disk == nil || env.Enlarge == nil || env.Size == nil {
 		return errors.New("PlugEnv is not complete")
 	}
 	return row{check: func(ctx context.Context, b *bench) error {
-		return r.check(ctx, &plugBench{b, p, env.Disk})
+		return r.check(ctx, &plugBench{b, p, env})
 	}}.run(ctx, env.Env)
 }
 
@@ -264,6 +287,57 @@ func plugRows() []plugRow {
 			needs: func(e PlugEnv) bool { return e.Banner != "" },
 		},
 		{
+			name: "grow",
+			rule: "GrowDisk has a machine see that the disk with a serial is bytes large, which what is behind it is already, and returns when the guest is told.",
+			check: func(ctx context.Context, e *plugBench) error {
+				m, d, err := e.plugged(ctx)
+				if err != nil {
+					return err
+				}
+				return all(
+					func() error { return e.grow(ctx, m.ID, d, 3<<20) },
+					func() error { return e.sees(m.ID, d, 3<<20) },
+					func() error { return e.GrowDisk(ctx, m.ID, d.Serial, 3<<20) },
+					func() error { return e.Driver.Pause(ctx, m.ID) },
+					func() error { return e.grow(ctx, m.ID, d, 4<<20) },
+					func() error { return e.sees(m.ID, d, 4<<20) },
+					func() error { return e.is(ctx, m.ID, compute.PowerPaused) },
+				)
+			},
+		},
+		{
+			name: "grow what is not there",
+			rule: "A disk that the machine does not have is success, and so is a machine that is shut off: it starts with what there is.",
+			check: func(ctx context.Context, e *plugBench) error {
+				m, d, err := e.plugged(ctx)
+				if err != nil {
+					return err
+				}
+				return all(
+					func() error { return e.GrowDisk(ctx, m.ID, "no-such-disk", 3<<20) },
+					func() error { return e.Driver.Stop(ctx, m.ID, 0) },
+					func() error { return e.grow(ctx, m.ID, d, 3<<20) },
+				)
+			},
+		},
+		{
+			name: "grow to less",
+			rule: "Less than the disk has is InvalidArgument or FailedPrecondition, and changes nothing.",
+			check: func(ctx context.Context, e *plugBench) error {
+				m, d, err := e.plugged(ctx)
+				if err != nil {
+					return err
+				}
+				if err := e.grow(ctx, m.ID, d, 3<<20); err != nil {
+					return err
+				}
+				if err := e.GrowDisk(ctx, m.ID, d.Serial, 2<<20); !errdefs.IsInvalidArgument(err) && !errdefs.IsFailedPrecondition(err) {
+					return fmt.Errorf("GrowDisk to less: %w", err)
+				}
+				return e.sees(m.ID, d, 3<<20)
+			},
+		},
+		{
 			name: "an unknown machine",
 			rule: "The rules for all methods of a Hypervisor are those of these methods too.",
 			check: func(ctx context.Context, e *plugBench) error {
@@ -279,7 +353,7 @@ func plugRows() []plugRow {
 				ended, cancel := context.WithCancel(ctx)
 				cancel()
 				_, late := e.DisksOf(ended, m.ID)
-				for _, err := range []error{e.PlugDisk(ended, m.ID, d), e.UnplugDisk(ended, m.ID, d.Serial), late} {
+				for _, err := range []error{e.PlugDisk(ended, m.ID, d), e.UnplugDisk(ended, m.ID, d.Serial), e.GrowDisk(ended, m.ID, d.Serial, 1), late} {
 					if err != context.Canceled {
 						return fmt.Errorf("a context that ended: %w", err)
 					}
@@ -287,6 +361,7 @@ func plugRows() []plugRow {
 				return errors.Join(
 					class("PlugDisk", e.PlugDisk(ctx, m.ID, d), errdefs.ErrNotFound),
 					class("UnplugDisk", e.UnplugDisk(ctx, m.ID, d.Serial), errdefs.ErrNotFound),
+					class("GrowDisk", e.GrowDisk(ctx, m.ID, d.Serial, 1), errdefs.ErrNotFound),
 					class("DisksOf", of, errdefs.ErrNotFound),
 				)
 			},

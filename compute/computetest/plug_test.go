@@ -4,9 +4,11 @@ import (
 	"context"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
@@ -19,7 +21,12 @@ func fakeDisk() (compute.Disk, error) {
 }
 
 func TestFakePlugger(t *testing.T) {
-	TestPlugger(t, func(t *testing.T) PlugEnv { return PlugEnv{fakeEnv(fakecompute.New(fakecompute.Config{})), fakeDisk} })
+	TestPlugger(t, func(t *testing.T) PlugEnv { return fakePlugEnv(fakecompute.New(fakecompute.Config{})) })
+}
+
+func fakePlugEnv(h *fakecompute.Hypervisor) PlugEnv {
+	return PlugEnv{Env: fakeEnv(h), Disk: fakeDisk, Enlarge: func(compute.Disk, int64) error { return nil },
+		Size: func(id string, d compute.Disk) (int64, error) { return h.Host().DiskSize(id, d.Serial), nil }}
 }
 
 // brokenPlugger is the fake with a method in its place.
@@ -28,6 +35,7 @@ type brokenPlugger struct {
 	plug   func(ctx context.Context, id string, d compute.Disk) error
 	unplug func(ctx context.Context, id, serial string) error
 	disks  func(ctx context.Context, id string) ([]string, error)
+	grow   func(ctx context.Context, id, serial string, bytes int64) error
 }
 
 func (b *brokenPlugger) PlugDisk(ctx context.Context, id string, d compute.Disk) error {
@@ -36,6 +44,10 @@ func (b *brokenPlugger) PlugDisk(ctx context.Context, id string, d compute.Disk)
 
 func (b *brokenPlugger) UnplugDisk(ctx context.Context, id, serial string) error {
 	return b.unplug(ctx, id, serial)
+}
+
+func (b *brokenPlugger) GrowDisk(ctx context.Context, id, serial string, bytes int64) error {
+	return b.grow(ctx, id, serial, bytes)
 }
 
 func (b *brokenPlugger) DisksOf(ctx context.Context, id string) ([]string, error) {
@@ -81,6 +93,22 @@ func TestSuiteFindsBrokenPluggers(t *testing.T) {
 				return err
 			}
 		}},
+		"it tells nobody": {[]string{"grow"}, func(b *brokenPlugger) {
+			b.grow = func(context.Context, string, string, int64) error { return nil }
+		}},
+		"it grows what there is": {[]string{"grow what is not there"}, func(b *brokenPlugger) {
+			b.grow = func(ctx context.Context, id, serial string, bytes int64) error {
+				if serials, err := b.Hypervisor.DisksOf(ctx, id); err != nil || !slices.Contains(serials, serial) {
+					return errdefs.ErrNotFound
+				}
+				return b.Hypervisor.GrowDisk(ctx, id, serial, bytes)
+			}
+		}},
+		"it grows to less": {[]string{"grow to less"}, func(b *brokenPlugger) {
+			b.grow = func(ctx context.Context, id, serial string, bytes int64) error {
+				return b.Hypervisor.GrowDisk(ctx, id, serial, max(bytes, 3<<20))
+			}
+		}},
 		"it remembers disks": {[]string{"until it is off", "disks"}, func(b *brokenPlugger) {
 			var seen []string
 			b.disks = func(ctx context.Context, id string) ([]string, error) {
@@ -96,11 +124,11 @@ func TestSuiteFindsBrokenPluggers(t *testing.T) {
 			for _, row := range c.rows {
 				found[row] = true
 				h := fakecompute.New(fakecompute.Config{})
-				b := &brokenPlugger{Hypervisor: h, plug: h.PlugDisk, unplug: h.UnplugDisk, disks: h.DisksOf}
+				b := &brokenPlugger{Hypervisor: h, plug: h.PlugDisk, unplug: h.UnplugDisk, disks: h.DisksOf, grow: h.GrowDisk}
 				c.spoil(b)
-				env := fakeEnv(h)
+				env := fakePlugEnv(h)
 				env.Driver = b
-				require.Error(t, all[row].run(t.Context(), PlugEnv{env, fakeDisk}), "row %q does not find it", row)
+				require.Error(t, all[row].run(t.Context(), env), "row %q does not find it", row)
 			}
 		})
 	}

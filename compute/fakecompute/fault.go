@@ -27,6 +27,7 @@ const (
 	MethodConsole    Method = "Console"
 	MethodPlugDisk   Method = "PlugDisk"
 	MethodUnplugDisk Method = "UnplugDisk"
+	MethodGrowDisk   Method = "GrowDisk"
 	MethodDisksOf    Method = "DisksOf"
 )
 

@@ -32,6 +32,7 @@ type domain struct {
 	power    compute.PowerState
 	machine  compute.Machine
 	console  []byte
+	sizes    map[string]int64 // of disks, by serial, that were told since it runs
 }
 
 // NewHost returns a host without domains.
@@ -60,6 +61,16 @@ func (h *Host) Machine(id string) (m compute.Machine, ok bool) {
 		return m, false
 	}
 	return d.machine, true
+}
+
+// DiskSize returns the bytes that a domain was told last, since it runs, of the disk with a serial; 0: nothing.
+func (h *Host) DiskSize(id, serial string) int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if d := h.domains[id]; d != nil {
+		return d.sizes[serial]
+	}
+	return 0
 }
 
 // AddForeign adds a domain that the library did not make, or replaces it. Only ID, Name and Power count; a Power of
@@ -108,7 +119,7 @@ func (h *Host) Reset() {
 	h.Disconnect()
 	h.mu.Lock()
 	for _, d := range h.domains {
-		d.power = compute.PowerShutoff
+		d.power, d.sizes = compute.PowerShutoff, nil
 	}
 	h.mu.Unlock()
 	h.Connect()
@@ -170,7 +181,9 @@ func (h *Host) boot(d *domain) {
 
 func (h *Host) set(d *domain, p compute.PowerState) {
 	if d.power != p {
-		d.power = p
+		if d.power = p; !d.on() {
+			d.sizes = nil
+		}
 		h.tell(compute.PowerEvent{ID: d.id, Power: p})
 	}
 }

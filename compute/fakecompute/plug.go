@@ -66,6 +66,23 @@ func (h *Hypervisor) UnplugDisk(ctx context.Context, id, serial string) error {
 	return err
 }
 
+// GrowDisk implements [compute.Plugger]. What is behind the disk is not looked at.
+func (h *Hypervisor) GrowDisk(ctx context.Context, id, serial string, bytes int64) error {
+	return h.host.callFor(ctx, MethodGrowDisk, id, func(m *domain) error {
+		if !m.on() || !slices.ContainsFunc(m.machine.Disks, func(d compute.Disk) bool { return d.Serial == serial }) {
+			return nil
+		}
+		if have := m.sizes[serial]; bytes < have {
+			return fmt.Errorf("disk %s has %d bytes, %d are fewer: %w", serial, have, bytes, errdefs.ErrInvalidArgument)
+		}
+		if m.sizes == nil {
+			m.sizes = map[string]int64{}
+		}
+		m.sizes[serial] = bytes
+		return nil
+	})
+}
+
 // DisksOf implements [compute.Plugger].
 func (h *Hypervisor) DisksOf(ctx context.Context, id string) (serials []string, err error) {
 	err = h.host.callFor(ctx, MethodDisksOf, id, func(m *domain) error {

@@ -32,6 +32,7 @@ type fakeDomain struct {
 	state, reason int32
 	transient     bool
 	plugged       []string // the disks' XML besides those of xml
+	sizes         map[string]*uint64
 }
 
 func newFakeDaemon() *fakeDaemon {
@@ -141,7 +142,7 @@ func (c *fakeConn) tell(d *fakeDomain, event golibvirt.DomainEventType, detail i
 }
 
 func (c *fakeConn) off(d *fakeDomain, reason golibvirt.DomainShutoffReason, detail golibvirt.DomainEventStoppedDetailType) {
-	d.state, d.reason, d.plugged = int32(golibvirt.DomainShutoff), int32(reason), nil
+	d.state, d.reason, d.plugged, d.sizes = int32(golibvirt.DomainShutoff), int32(reason), nil, map[string]*uint64{}
 	c.tell(d, golibvirt.DomainEventStopped, int32(detail))
 	if d.transient {
 		delete(c.d.domains, d.UUID)
@@ -223,7 +224,7 @@ func (c *fakeConn) DomainDefineXMLFlags(text string, _ golibvirt.DomainDefineFla
 		made = golibvirt.Domain{Name: x.Name, UUID: golibvirt.UUID(uuid.MustParse(x.UUID))}
 		d := c.d.domains[made.UUID]
 		if d == nil {
-			d = &fakeDomain{Domain: made, state: int32(golibvirt.DomainShutoff)}
+			d = &fakeDomain{Domain: made, state: int32(golibvirt.DomainShutoff), sizes: map[string]*uint64{}}
 			c.d.domains[made.UUID] = d
 		}
 		d.xml = text
@@ -364,6 +365,48 @@ func (c *fakeConn) DomainDetachDeviceFlags(d golibvirt.Domain, text string, _ ui
 			}
 		}
 		return failure(golibvirt.ErrDeviceMissing, "device not found: no device %s", disk.Target.Dev)
+	})
+}
+
+// size returns that of a disk, 0 before it was changed.
+func (d *fakeDomain) size(disk string) (*uint64, error) {
+	if !d.active() {
+		return nil, notRunning()
+	}
+	var x libvirtxml.Domain
+	if err := x.Unmarshal(d.withPlugged()); err != nil {
+		return nil, failure(golibvirt.ErrXMLError, "XML error: %v", err)
+	}
+	for _, has := range x.Devices.Disks {
+		if has.Target.Dev != disk {
+			continue
+		}
+		if d.sizes[disk] == nil {
+			d.sizes[disk] = new(uint64)
+		}
+		return d.sizes[disk], nil
+	}
+	return nil, failure(golibvirt.ErrInvalidArg, "invalid argument: invalid path %s not assigned to domain", disk)
+}
+
+func (c *fakeConn) DomainGetBlockInfo(d golibvirt.Domain, disk string, _ uint32) (allocation, capacity, physical uint64, err error) {
+	err = c.with("DomainGetBlockInfo", d, func(d *fakeDomain) error {
+		size, err := d.size(disk)
+		if err == nil {
+			capacity = *size
+		}
+		return err
+	})
+	return 0, capacity, capacity, err
+}
+
+func (c *fakeConn) DomainBlockResize(d golibvirt.Domain, disk string, to uint64, _ golibvirt.DomainBlockResizeFlags) error {
+	return c.with("DomainBlockResize", d, func(d *fakeDomain) error {
+		size, err := d.size(disk)
+		if err == nil {
+			*size = to
+		}
+		return err
 	})
 }
 

@@ -160,6 +160,34 @@ func (h *Hypervisor) UnplugDisk(ctx context.Context, id, serial string) error {
 	}
 }
 
+// GrowDisk implements [compute.Plugger].
+func (h *Hypervisor) GrowDisk(ctx context.Context, id, serial string, bytes int64) error {
+	return h.doFor(ctx, id, func(w wire, dom golibvirt.Domain, p compute.PowerState) error {
+		if !on(p) {
+			return nil
+		}
+		have, err := disksOf(w, dom)
+		if err != nil {
+			return err
+		}
+		for _, d := range have {
+			if d.Serial != serial || d.Target == nil {
+				continue
+			}
+			// QEMU would cut a file off.
+			_, capacity, _, err := w.DomainGetBlockInfo(dom, d.Target.Dev, 0)
+			switch {
+			case err != nil:
+				return err
+			case bytes < 0 || uint64(bytes) < capacity:
+				return fmt.Errorf("libvirt: disk %s of domain %s has %d bytes, %d are fewer: %w", serial, id, capacity, bytes, errdefs.ErrInvalidArgument)
+			}
+			return w.DomainBlockResize(dom, d.Target.Dev, uint64(bytes), golibvirt.DomainBlockResizeBytes)
+		}
+		return nil
+	})
+}
+
 // DisksOf implements [compute.Plugger].
 func (h *Hypervisor) DisksOf(ctx context.Context, id string) (serials []string, err error) {
 	var found []string

@@ -163,7 +163,11 @@ func TestPluggerOnQEMU(t *testing.T) {
 			id := uuid.NewString()[:20]
 			path := filepath.Join(r.dir, id+".raw")
 			return compute.Disk{Path: path, Format: "raw", Serial: id, Device: "vdx"}, os.WriteFile(path, make([]byte, 1<<20), 0o600)
-		}}
+		}, Enlarge: func(d compute.Disk, bytes int64) error { return os.Truncate(d.Path, bytes) },
+			Size: func(id string, d compute.Disk) (bytes int64, err error) {
+				_, err = fmt.Sscanf(r.virsh("domblkinfo", id, d.Device), "Capacity: %d", &bytes)
+				return bytes, err
+			}}
 	})
 }
 

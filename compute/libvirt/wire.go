@@ -33,6 +33,8 @@ type wire interface {
 
 	DomainAttachDeviceFlags(d golibvirt.Domain, xml string, flags uint32) error
 	DomainDetachDeviceFlags(d golibvirt.Domain, xml string, flags uint32) error
+	DomainGetBlockInfo(d golibvirt.Domain, disk string, flags uint32) (allocation, capacity, physical uint64, err error)
+	DomainBlockResize(d golibvirt.Domain, disk string, size uint64, flags golibvirt.DomainBlockResizeFlags) error
 	SecretDefineXML(xml string, flags uint32) (golibvirt.Secret, error)
 	SecretSetValue(s golibvirt.Secret, value []byte, flags uint32) error
 	SecretUndefine(golibvirt.Secret) error

@@ -67,6 +67,14 @@ func TestPluggerOverFakeWire(t *testing.T) {
 					d := disk
 					d.Serial = uuid.NewString()[:20]
 					return d, nil
+				}, Enlarge: func(compute.Disk, int64) error { return nil }, Size: func(id string, d compute.Disk) (int64, error) {
+					f.mu.Lock()
+					defer f.mu.Unlock()
+					size, err := f.domains[golibvirt.UUID(uuid.MustParse(id))].size(d.Device)
+					if err != nil {
+						return 0, err
+					}
+					return int64(*size), nil
 				}}
 			})
 		})

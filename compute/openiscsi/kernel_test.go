@@ -3,7 +3,9 @@ package openiscsi
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -37,7 +39,7 @@ func TestOnTheKernel(t *testing.T) {
 	t.Run("the contract", func(t *testing.T) {
 		computetest.TestConnector(t, func(t *testing.T) computetest.ConnectorEnv {
 			l := newLab(t)
-			return computetest.ConnectorEnv{Connector: l.Connector, Use: use, Left: l.left,
+			return computetest.ConnectorEnv{Connector: l.Connector, Use: use, Left: l.left, Enlarge: l.enlarge, Size: size,
 				Connection: func() (compute.Connection, error) { return l.export(64 << 20), nil },
 				Newer:      func(c compute.Connection) (compute.Connection, error) { return l.again(c), nil }}
 		})
@@ -180,6 +182,15 @@ func use(d compute.Disk) error {
 	return nil
 }
 
+func size(d compute.Disk) (int64, error) {
+	f, err := os.Open(d.Path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	return f.Seek(0, io.SeekEnd)
+}
+
 func run(t *testing.T, name string, args ...string) {
 	t.Helper()
 	out, err := exec.Command(name, args...).CombinedOutput()
@@ -298,23 +309,24 @@ func testFencing(t *testing.T) {
 func testLarger(t *testing.T) {
 	l := newLab(t)
 	c := l.export(4 << 20)
-	_, err := l.Rescan(t.Context(), c)
-	require.ErrorIs(t, err, errdefs.ErrNotFound)
 	d, err := l.Connect(t.Context(), c)
 	require.NoError(t, err)
-	require.NoError(t, os.Truncate(filepath.Join(l.dir, c.VolumeID), 9<<20))
-	require.NoError(t, l.exporter.Resized(t.Context(), c.VolumeID))
-	require.Eventually(t, func() bool {
-		size, err := l.Rescan(t.Context(), c)
-		require.NoError(t, err)
-		return size == 9<<20
-	}, time.Minute, 100*time.Millisecond)
+	require.NoError(t, l.enlarge(c, 9<<20))
+	require.NoError(t, l.Grow(t.Context(), c, 9<<20))
 	f, err := os.OpenFile(d.Path, os.O_RDWR|os.O_SYNC, 0)
 	require.NoError(t, err)
 	_, err = f.WriteAt([]byte("the end"), 9<<20-512)
 	require.NoError(t, err)
 	require.NoError(t, f.Close())
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	require.ErrorIs(t, l.Grow(ctx, c, 10<<20), context.DeadlineExceeded, "nobody has made it so large")
 	require.NoError(t, l.Disconnect(t.Context(), c))
+}
+
+// enlarge has a volume that is exported have more bytes.
+func (l *lab) enlarge(c compute.Connection, bytes int64) error {
+	return errors.Join(os.Truncate(filepath.Join(l.dir, c.VolumeID), bytes), l.exporter.Resized(l.t.Context(), c.VolumeID))
 }
 
 // testCutShort asks a target that takes connections and says nothing.

@@ -153,37 +153,56 @@ func (c *Connector) Disconnect(ctx context.Context, conn compute.Connection) err
 	return c.forget(ctx, conn.VolumeID, conn.Epoch)
 }
 
-// Rescan has the host look at the size of a volume that was extended, and returns the device's size in bytes. The machine that has it is to be
-// told besides. One that is not connected is NotFound.
-func (c *Connector) Rescan(ctx context.Context, conn compute.Connection) (int64, error) {
+// growAgain is after how long the kernel is asked again to look at a size.
+const growAgain = 100 * time.Millisecond
+
+// Grow implements compute.Connector. A device that does not become so large within Config.Timeout is Unavailable.
+func (c *Connector) Grow(ctx context.Context, conn compute.Connection, bytes int64) error {
 	if err := check(conn); err != nil {
-		return 0, err
+		return err
 	}
+	limited, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	defer cancel()
+	for {
+		size, connected, err := c.rescan(conn)
+		if err != nil || !connected || size >= bytes {
+			return err
+		}
+		select {
+		case <-limited.Done():
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return fmt.Errorf("openiscsi: volume %s has %d bytes here, not %d: %w", conn.VolumeID, size, bytes, errdefs.ErrUnavailable)
+		case <-time.After(growAgain):
+		}
+	}
+}
+
+// rescan has the kernel look at the size of a volume's device, and returns it in bytes.
+func (c *Connector) rescan(conn compute.Connection) (bytes int64, connected bool, err error) {
 	all, err := c.sessions(conn.VolumeID)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	for _, s := range all {
 		if s.epoch != conn.Epoch {
 			continue
 		}
 		block, err := s.block(conn.Target.LUN)
-		if err != nil {
-			return 0, err
-		}
-		if block == "" {
-			break
+		if err != nil || block == "" {
+			return 0, true, err
 		}
 		if err := os.WriteFile(filepath.Join(block, "device", "rescan"), []byte("1"), 0); err != nil {
-			return 0, unavailable("asking for the size of volume "+conn.VolumeID, err)
+			return 0, true, unavailable("asking for the size of volume "+conn.VolumeID, err)
 		}
 		sectors, err := strconv.ParseInt(read(block, "size"), 10, 64) // of 512 bytes, whatever a block is
 		if err != nil {
-			return 0, unavailable("reading the size of volume "+conn.VolumeID, err)
+			return 0, true, unavailable("reading the size of volume "+conn.VolumeID, err)
 		}
-		return sectors * 512, ctx.Err()
+		return sectors * 512, true, nil
 	}
-	return 0, fmt.Errorf("openiscsi: volume %s is not connected with epoch %d: %w", conn.VolumeID, conn.Epoch, errdefs.ErrNotFound)
+	return 0, false, nil
 }
 
 func unavailable(what string, err error) error {

@@ -54,8 +54,7 @@ func TestConnectionsAreChecked(t *testing.T) {
 		require.ErrorContains(t, err, strings.Fields(field)[0])
 		require.NotContains(t, err.Error(), "a-secret")
 		require.ErrorIs(t, c.Disconnect(t.Context(), conn), errdefs.ErrInvalidArgument)
-		_, err = c.Rescan(t.Context(), conn)
-		require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
+		require.ErrorIs(t, c.Grow(t.Context(), conn, 1), errdefs.ErrInvalidArgument)
 	}
 }
 

@@ -148,7 +148,7 @@ func runVolumeExtend(ctx context.Context, o options, w io.Writer) error {
 		if _, err := s.Volumes.Extend(ctx, v.ID, o.size); err != nil {
 			return err
 		}
-		v, err := s.Volumes.WaitFor(ctx, v.ID, volume.StateAvailable)
+		v, err := s.Volumes.Wait(ctx, v.ID, func(v volume.Volume) bool { return v.State != volume.StateExtending })
 		if err == nil && v.Fault != "" {
 			err = fmt.Errorf("it has %d GiB: %s", v.SizeGiB, v.Fault)
 		}

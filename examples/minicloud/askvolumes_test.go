@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -45,15 +46,19 @@ func TestVolumesFromTheCommandLine(t *testing.T) {
 		hosts[m[2]] = m[1]
 	}
 	require.Greater(t, len(hosts), 1, list)
+	size := 1
 	for _, machine := range hosts { // at most one of them is on the volume's own
-		does("attach data "+machine, `\tdata\t1 GiB\tin-use`)
-		does("list", `data +1 GiB +in-use +\S+ +used by \S+ as vdb`)
+		does("attach data "+machine, fmt.Sprintf(`\tdata\t%d GiB\tin-use`, size))
+		does("list", `data +\d GiB +in-use +\S+ +used by \S+ as vdb`)
 		refuses("delete data", "attached to")
-		does("detach data", `\tdata\t1 GiB\tavailable`)
+		size++
+		does(fmt.Sprintf("extend -size %d data", size), fmt.Sprintf(`\tdata\t%d GiB\tin-use`, size))
+		does("detach data", fmt.Sprintf(`\tdata\t%d GiB\tavailable`, size))
 	}
-	does("extend -size 2 data", `\tdata\t2 GiB\tavailable`)
-	does("snapshot -name before data", `\tbefore\t2 GiB\tavailable`)
-	does("create -name copy -snapshot before", `\tcopy\t2 GiB\tavailable`)
+	size++
+	does(fmt.Sprintf("extend -size %d data", size), fmt.Sprintf(`\tdata\t%d GiB\tavailable`, size))
+	does("snapshot -name before data", fmt.Sprintf(`\tbefore\t%d GiB\tavailable`, size))
+	does("create -name copy -snapshot before", fmt.Sprintf(`\tcopy\t%d GiB\tavailable`, size))
 	refuses("delete data", "has snapshot")
 	refuses("delete nobody", `volume "nobody": not found`)
 	does("delete before", `\tbefore\tgone`)

@@ -211,6 +211,14 @@ func TestAVolumeMoves(t *testing.T) {
 	attach(1)
 	says(1, "volume "+serial+" says: hello from mini-1")
 	says(1, "volume "+serial+" has a note from mini-2")
+	begun := time.Now()
+	_, err = s.Volumes.Extend(ctx, v.ID, 2)
+	require.NoError(t, err)
+	larger, err := s.Volumes.WaitFor(ctx, v.ID, volume.StateInUse)
+	require.NoError(t, err)
+	require.Empty(t, larger.Fault)
+	t.Logf("larger in %v", time.Since(begun).Round(time.Millisecond))
+	says(1, "volume "+serial+" has 2048 MiB now")
 	detach()
 
 	// An instance that is stopped has it when it starts, and gives it back when it is terminated.

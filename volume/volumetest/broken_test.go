@@ -111,6 +111,16 @@ func faults() []fault {
 				return errors.Join(d.Extend(ctx, id, n), dirt(d, id, int64(n)*gib-block))
 			}
 		}},
+		{"extend makes another volume of it", []string{"extend in use"}, func(b *broken, d *fakevolume.Driver) {
+			b.extend = func(ctx context.Context, id string, n int) error {
+				path, err := d.Path(ctx, id)
+				if err != nil {
+					return err
+				}
+				all, err := os.ReadFile(path)
+				return errors.Join(err, os.Remove(path), os.WriteFile(path, all, 0o600), d.Extend(ctx, id, n))
+			}
+		}},
 		{"extend does nothing", []string{"extend"}, func(b *broken, d *fakevolume.Driver) {
 			b.extend = func(context.Context, string, int) error { return nil }
 		}},

@@ -2,6 +2,7 @@ package volumetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/containerd/errdefs"
@@ -79,6 +80,30 @@ func createRows() []row {
 					func() error { return e.write(ctx, id, "large") },
 					func() error { return e.holds(ctx, id, "large", 3, 3) },
 				)
+			},
+		},
+		{
+			name: "extend in use",
+			rule: "The volume may be in use meanwhile: who has it open goes on, and has all of it then.",
+			check: func(ctx context.Context, e *rig) (err error) {
+				id, err := e.written(ctx, "kept")
+				if err != nil {
+					return err
+				}
+				f, size, err := e.open(ctx, id)
+				if err != nil {
+					return err
+				}
+				defer func() { err = errors.Join(err, f.Close()) }()
+				if err := e.Driver.Extend(ctx, id, 2); err != nil {
+					return err
+				}
+				for _, at := range places(2 * size) {
+					if _, err := f.WriteAt(pattern("all of it", at), at); err != nil {
+						return err
+					}
+				}
+				return errors.Join(f.Sync(), e.holds(ctx, id, "all of it", 2, 2))
 			},
 		},
 		{
