@@ -15,6 +15,7 @@ import (
 	"github.com/dewpoint-cloud/dewpoint/network/dhcp"
 	"github.com/dewpoint-cloud/dewpoint/network/linklocal"
 	"github.com/dewpoint-cloud/dewpoint/network/linux"
+	"github.com/dewpoint-cloud/dewpoint/network/ra"
 	"github.com/dewpoint-cloud/dewpoint/state/bolt"
 )
 
@@ -45,7 +46,7 @@ func serve(ctx context.Context, o options, h *host, logger *slog.Logger, s *scre
 	return ended
 }
 
-// drivers returns what makes this machine a node: its hypervisor, its network with its DHCP server, and its disks.
+// drivers returns what makes this machine a node: its hypervisor, its network with its DHCP server and its router advertisements, and its disks.
 func drivers(ctx context.Context, o options, h *host, logger *slog.Logger) (cfg dewpoint.Config, closeAll func() error, err error) {
 	var opened closers
 	defer func() {
@@ -67,12 +68,16 @@ func drivers(ctx context.Context, o options, h *host, logger *slog.Logger) (cfg 
 	if err != nil {
 		return cfg, nil, err
 	}
+	routers, err := ra.New(ra.Config{NetNS: h.netns, Logger: logger})
+	if err != nil {
+		return cfg, nil, err
+	}
 	disks, err := openStorage(ctx, o, h, logger)
 	if err != nil {
 		return cfg, nil, err
 	}
 	opened.add(disks.close)
-	return dewpoint.Config{Hypervisor: machines, NetworkManager: bridges, DHCP: leases,
+	return dewpoint.Config{Hypervisor: machines, NetworkManager: bridges, DHCP: leases, Servers: []network.Server{routers},
 		VolumeDriver: disks.driver, VolumeExporter: disks.exporter,
 		Metadata: func(s *dewpoint.Services) (network.Server, error) { return aboutGuests(s, h, logger) },
 		Dir:      filepath.Join(o.dir, "cloud"), Logger: logger}, opened.close, nil

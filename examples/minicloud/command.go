@@ -27,7 +27,7 @@ func commands() []command {
 	machine := []string{"config", "dir", "v"}
 	return []command{
 		{"controller", "", "takes requests, and is what nodes join; runs the store and the bus unless -etcd and -bus name others",
-			append([]string{"listen", "etcd", "bus", "cidr", "bridge", "uplink", "memory"}, machine...), runController},
+			append([]string{"listen", "etcd", "bus", "cidr", "cidr6", "bridge", "uplink", "memory"}, machine...), runController},
 		{"node", "", "runs machines of the cloud whose controller it joins", append([]string{"join", "token", "name", "netns", "volumes"}, machine...), runNode},
 		{"token", "", "prints a new token, for nodes to join the controller on this machine", machine, printToken},
 		{"launch", "", "launches machines, and waits until they are active", append([]string{"n", "name", "wait", "request"}, machine...), runLaunch},
@@ -64,6 +64,8 @@ func (o *options) declare(f *flag.FlagSet, name string) {
 		f.StringVar(&o.bus, name, "", "amqps://user:password@host of RabbitMQ, or tls://host:port of NATS; \"\": a NATS server is run here, on port 7445")
 	case "cidr":
 		f.TextVar(&o.cidr, name, defaultCIDR, "the machines' subnet")
+	case "cidr6":
+		f.TextVar(&o.cidr6, name, defaultCIDR6, "the machines' IPv6 subnet, a /64; \"\": none")
 	case "bridge":
 		f.StringVar(&o.bridge, name, "br100", "the bridge that they are on")
 	case "uplink":

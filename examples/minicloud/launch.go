@@ -119,7 +119,8 @@ func furnish(ctx context.Context, o options, c *dewpoint.Services) (compute.RunR
 func ensureNetwork(ctx context.Context, o options, c *dewpoint.Services) error {
 	_, err := c.Networks.Get(ctx, networkName)
 	if errdefs.IsNotFound(err) {
-		_, err = c.Networks.Create(ctx, network.Network{Name: networkName, Mode: network.FlatDHCP, CIDR: o.cidr, Bridge: o.bridge, Uplink: o.uplink})
+		_, err = c.Networks.Create(ctx, network.Network{Name: networkName, Mode: network.FlatDHCP, CIDR: o.cidr, CIDRv6: o.cidr6,
+			Bridge: o.bridge, Uplink: o.uplink})
 	}
 	return err
 }

@@ -31,6 +31,7 @@ type options struct {
 	dir       string
 	instances int
 	cidr      netip.Prefix
+	cidr6     netip.Prefix
 	bridge    string
 	uplink    string
 	netns     string
@@ -64,7 +65,10 @@ const (
 	projectName = "minicloud"
 )
 
-var defaultCIDR = netip.MustParsePrefix("10.99.0.0/24")
+var (
+	defaultCIDR  = netip.MustParsePrefix("10.99.0.0/24")
+	defaultCIDR6 = netip.MustParsePrefix("fd99::/64")
+)
 
 func main() {
 	// The daemons run under this program, which buries what they leave behind: see internal/libvirtd.
@@ -112,6 +116,7 @@ func parse(args []string, w io.Writer) (options, error) {
 	f.StringVar(&o.dir, "dir", defaultDir, "where it keeps everything: records, images, disks, libvirt's files; at most 72 bytes")
 	f.IntVar(&o.instances, "instances", 2, "how many machines there shall be, 0 to 200; others are terminated")
 	f.TextVar(&o.cidr, "cidr", defaultCIDR, "the machines' subnet")
+	f.TextVar(&o.cidr6, "cidr6", defaultCIDR6, "the machines' IPv6 subnet, a /64; \"\": none")
 	f.StringVar(&o.bridge, "bridge", "br100", "the bridge that they are on")
 	f.StringVar(&o.uplink, "uplink", "", "a network card that joins the bridge, with its addresses and routes; needs -netns host")
 	f.StringVar(&o.netns, "netns", "minicloud", "the network namespace that the cloud lives in, as in `ip netns`; \"host\": the host's own network")

@@ -137,6 +137,7 @@ func TestACommandLineThatIsWrongSaysHow(t *testing.T) {
 		{"-instances 201", "-instances is 201, must be 0 to 200"},
 		{"-memory 12", "-memory is 12 MiB, must be 96 to 4096"},
 		{"-cidr nonsense", "-cidr"},
+		{"-cidr6 nonsense", "-cidr6"},
 		{"-dir " + strings.Repeat("x", 73), "must have 1 to 72"},
 		{"-uplink eth0", "-netns host"},
 		{"-keep", "-keep goes with -exit"},

@@ -134,7 +134,7 @@ var house = []line{
 	{path: "internal/libvirtd", ours: []string{"internal/testneed"}, outside: map[string]string{"golang.org/x/sys": linux}},
 	{path: "examples/minicloud/guest"},
 	{path: "examples/minicloud", ours: []string{".", "api/cluster", "api/metadata", "auth", "auth/ca", "compute", "compute/libvirt", "examples/minicloud/guest", "image",
-		"image/inspect", "internal/libvirtd", "network", "network/dhcp", "network/linklocal", "network/linux", "queue",
+		"image/inspect", "internal/libvirtd", "network", "network/dhcp", "network/linklocal", "network/linux", "network/ra", "queue",
 		"queue/amqp", "queue/memqueue", "queue/nats", "queue/nats/natsserver", "scheduler", "state", "state/bolt", "state/etcd",
 		"state/etcd/etcdserver", "volume", "volume/fakevolume", "volume/file", "volume/iscsi"},
 		outside: map[string]string{"golang.org/x/sys": linux, "golang.org/x/sync": "waits for all parts of a node",

@@ -3,12 +3,16 @@ package ra
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -133,6 +137,70 @@ func TestGuestsMakeTheirAddresses(t *testing.T) {
 	reply, err := inform(one)
 	require.NoError(t, err)
 	require.Equal(t, "fd00:1::53", reply.Options.DNS()[0].String())
+}
+
+// As a distribution ships it, a client that does not leave it to the kernel makes the address that the record has, and has its DNS server and its
+// domain. It runs with a directory tree of its own over /etc, /run, /sys and /var/lib, so that it changes nothing of the machine.
+func TestNetworkdMakesItsAddress(t *testing.T) {
+	const networkd = "/lib/systemd/systemd-networkd"
+	testneed.Root(t)
+	testneed.Slow(t)
+	testneed.Tools(t, "ip", networkd, "unshare", "mount")
+	node, g := netnstest.New(t), netnstest.New(t)
+	ip(t, node, "link", "add", "br0", "type", "bridge", "forward_delay", "0", "stp_state", "0")
+	ip(t, node, "link", "set", "br0", "up")
+	ip(t, node, "link", "add", "t0", "type", "veth", "peer", "name", "eth0", "netns", g.Path())
+	ip(t, node, "link", "set", "t0", "master", "br0", "up")
+	ip(t, g, "link", "set", "eth0", "address", tap(1).MAC.String())
+	s, _ := start(t, node)
+	require.NoError(t, s.Apply(t.Context(), network.Desired{Bridges: []network.Bridge{bridge()}, Taps: []network.Tap{tap(1)}}))
+
+	etc := filepath.Join(t.TempDir(), "etc")
+	require.NoError(t, os.MkdirAll(filepath.Join(etc, "systemd/network"), 0o755))
+	for name := range strings.FieldsSeq("passwd group nsswitch.conf ld.so.cache") {
+		text, err := os.ReadFile("/etc/" + name)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(etc, name), text, 0o644))
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(etc, "machine-id"), []byte("0123456789abcdef0123456789abcdef\n"), 0o644))
+	require.NoError(t, os.WriteFile(filepath.Join(etc, "systemd/network/eth0.network"), []byte("[Match]\nName=eth0\n"+
+		"[Network]\nIPv6AcceptRA=yes\n[IPv6AcceptRA]\nUseDomains=yes\n"), 0o644))
+	client := exec.Command("unshare", "--mount", "--uts", "--propagation", "private", "--", "sh", "-c", "mount --bind "+etc+" /etc && "+
+		"mount -t tmpfs -o mode=755 tmpfs /run && mount -t tmpfs -o mode=755 tmpfs /var/lib && mkdir -p /run/systemd/netif/links && chown -R systemd-network:systemd-network /run/systemd && "+
+		"mount -t sysfs -o ro sysfs /sys && exec "+networkd)
+	said, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	require.NoError(t, err)
+	defer said.Close()
+	client.Stdout, client.Stderr, client.SysProcAttr = said, said, &syscall.SysProcAttr{Setpgid: true}
+	require.NoError(t, g.Do(client.Start))
+	t.Cleanup(func() {
+		_ = syscall.Kill(-client.Process.Pid, syscall.SIGKILL)
+		_ = client.Wait()
+		if text, _ := os.ReadFile(said.Name()); t.Failed() {
+			t.Logf("networkd said:\n%s", text)
+		}
+	})
+	has(t, g, "fd00:1::5054:ff:fe00:1")
+	require.Equal(t, []string{"fd00:1::5054:ff:fe00:1/64"}, global(t, g), "one, and no other")
+	require.Eventually(t, func() bool {
+		links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/root/run/systemd/netif/links/*", client.Process.Pid))
+		for _, link := range links {
+			text, _ := os.ReadFile(link)
+			if strings.Contains(string(text), "\nDNS=fd00:1::53\n") && strings.Contains(string(text), "\nDOMAINS=novalocal\n") {
+				return true
+			}
+		}
+		return false
+	}, 30*time.Second, 50*time.Millisecond, "its DNS server and its domain")
+}
+
+// global lists the addresses of a guest that are not link-local.
+func global(t testing.TB, g *netnstest.NS) (all []string) {
+	t.Helper()
+	for line := range strings.Lines(ip(t, g, "-6", "-o", "addr", "show", "dev", "eth0", "scope", "global")) {
+		all = append(all, strings.Fields(line)[3])
+	}
+	return all
 }
 
 // inform asks as a client of stateless DHCPv6.
