@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -267,10 +268,10 @@ func TestExtendInUse(t *testing.T) {
 		require.NoError(t, err)
 		session, err := n.exporter.Login(at.Target, initiator, at.User, at.Secret)
 		require.NoError(t, err)
-		told := 0
+		var told atomic.Int32
 		n.exporter.Fail(func(method, id string) error {
 			if method == "Resized" && id == v.ID {
-				told++
+				told.Add(1)
 			}
 			return nil
 		})
@@ -290,7 +291,7 @@ func TestExtendInUse(t *testing.T) {
 		v, err = c.service.WaitFor(c.ctx, v.ID, volume.StateInUse)
 		require.NoError(t, err)
 		require.Equal(t, 3, v.SizeGiB)
-		require.Equal(t, 1, told)
+		require.EqualValues(t, 1, told.Load())
 		require.Equal(t, before+1, n.driver.Calls(fakevolume.MethodExtend))
 		require.NoError(t, session.Write())
 		require.NoError(t, c.store.View(func(r *state.View) error {
