@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"slices"
 	"strings"
@@ -39,6 +40,7 @@ type conn struct {
 	tsih      uint16
 	cid       uint16
 	since     time.Time
+	log       *slog.Logger
 	export    *exported // nil: discovery
 	nexus     *disk.Nexus
 	login     *login
@@ -50,6 +52,7 @@ type conn struct {
 	busy      atomic.Bool   // the reader does something else than wait for the initiator
 	heard     atomic.Uint32 // counts what was heard of the initiator
 	text      []byte        // of text requests that are continued
+	strayed   bool          // it has asked for a target that is not for it, and the log says so
 	textOut   []byte        // of a text response that is continued
 	nextR2T   uint32
 	inBytes   atomic.Int64 // of data on its way in
@@ -85,7 +88,7 @@ func (s *Server) handle(ctx context.Context, nc net.Conn) {
 	c.out = newOutput(c)
 	c.reader = pdu.NewReader(nc, loginBuffer)
 	c.reader.MaxData = mostTextBytes
-	log := s.cfg.Log.With("initiator_address", nc.RemoteAddr().String())
+	c.log = s.cfg.Log.With("initiator_address", nc.RemoteAddr().String())
 	defer close(c.done)
 	defer c.cancel()
 	defer nc.Close()
@@ -99,13 +102,13 @@ func (s *Server) handle(ctx context.Context, nc net.Conn) {
 	stop()
 	s.leave()
 	if err != nil {
-		log.Warn("iscsi: login refused", "initiator", c.login.initiator, "target", c.login.target, "reason", err.Error())
+		c.log.Warn("iscsi: login refused", "initiator", c.login.initiator, "target", c.login.target, "reason", err.Error())
 		return
 	}
 	defer s.retire(c)
 	nc.SetDeadline(time.Time{})
-	log = log.With("initiator", c.initiator, "target", c.login.target, "tsih", c.tsih)
-	log.Info("iscsi: session begun")
+	c.log = c.log.With("initiator", c.initiator, "target", c.login.target, "tsih", c.tsih)
+	c.log.Info("iscsi: session begun")
 
 	if c.export != nil {
 		c.nexus = c.export.unit.Attach(fmt.Sprintf("%s,i,0x%012x", c.initiator, c.isid), func() {
@@ -145,7 +148,7 @@ func (s *Server) handle(ctx context.Context, nc net.Conn) {
 	c.workers.Wait()
 	writer.Wait()
 	c.dropTasks()
-	log.Info("iscsi: session ended", "reason", *c.why.Load())
+	c.log.Info("iscsi: session ended", "reason", *c.why.Load())
 }
 
 var errLogout = errors.New("the initiator has logged out")
@@ -390,6 +393,10 @@ func (c *conn) answerText(pairs []pdu.Pair) []byte {
 			}
 		case pair.Value == "" || strings.EqualFold(pair.Value, c.export.IQN):
 			iqns = []string{c.export.IQN}
+		}
+		if len(iqns) == 0 && !c.strayed {
+			c.strayed = true
+			c.log.Warn("iscsi: discovery refused", "asked", pair.Value, "reason", "no such target for this initiator")
 		}
 		slices.Sort(iqns)
 		portal := c.server.cfg.Portal

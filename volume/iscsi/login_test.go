@@ -39,9 +39,8 @@ func guardedServer(t testing.TB, cfg Config) string {
 }
 
 func TestAuthentication(t *testing.T) {
-	var log strings.Builder
-	var mu sync.Mutex
-	addr := guardedServer(t, Config{Log: slog.New(slog.NewTextHandler(lockedWriter{&mu, &log}, nil))})
+	var log journal
+	addr := guardedServer(t, Config{Log: log.logger()})
 	ann := secrets{algorithm: chapMD5, user: "ann", secret: userSecret}
 	mutual := ann
 	mutual.mutualUser, mutual.mutualSecret = "target", ownSecret
@@ -53,77 +52,111 @@ func TestAuthentication(t *testing.T) {
 		initiator, target string
 		with              secrets
 		want              error
+		why               string // in the log
 	}{
-		"MD5":                              {testInitiator, testTarget, ann, nil},
-		"SHA-256":                          {testInitiator, testTarget, change(ann, func(s *secrets) { s.algorithm = chapSHA256 }), nil},
-		"the strongest":                    {testInitiator, testTarget, change(ann, func(s *secrets) { s.algorithm = "5,6,7" }), nil},
-		"mutual":                           {testInitiator, testTarget, mutual, nil},
-		"an unknown algorithm":             {testInitiator, testTarget, change(ann, func(s *secrets) { s.algorithm = "6,99" }), loginError(statusAuthentication)},
-		"the wrong secret":                 {testInitiator, testTarget, change(ann, func(s *secrets) { s.secret = "something else" }), loginError(statusAuthentication)},
-		"the wrong user":                   {testInitiator, testTarget, change(ann, func(s *secrets) { s.user = "bob" }), loginError(statusAuthentication)},
-		"of another initiator":             {testInitiator2, testTarget, ann, loginError(statusAuthentication)},
-		"no secret":                        {testInitiator, testTarget, secrets{}, loginError(statusAuthentication)},
-		"our challenge comes back":         {testInitiator, testTarget, change(mutual, func(s *secrets) { s.reflect = true }), loginError(statusAuthentication)},
-		"mutual, but there is no secret":   {testInitiator2, testTarget, secrets{algorithm: chapMD5, user: "bob", secret: userSecret + "2", mutualUser: "target"}, loginError(statusAuthentication)},
-		"an unknown initiator":             {"iqn.evil:any", testTarget, ann, loginError(statusNotFound)},
-		"the target of another initiator":  {testInitiator, tenantTarget, ann, loginError(statusNotFound)},
-		"a target that is not there":       {testInitiator, testTarget + "x", ann, loginError(statusNotFound)},
-		"an open one, without a secret":    {testInitiator, openTarget, secrets{}, nil},
-		"the name in capitals is the same": {strings.ToUpper(testInitiator), openTarget, secrets{}, nil},
+		"MD5":                              {testInitiator, testTarget, ann, nil, ""},
+		"SHA-256":                          {testInitiator, testTarget, change(ann, func(s *secrets) { s.algorithm = chapSHA256 }), nil, ""},
+		"the strongest":                    {testInitiator, testTarget, change(ann, func(s *secrets) { s.algorithm = "5,6,7" }), nil, ""},
+		"mutual":                           {testInitiator, testTarget, mutual, nil, ""},
+		"an unknown algorithm":             {testInitiator, testTarget, change(ann, func(s *secrets) { s.algorithm = "6,99" }), loginError(statusAuthentication), "no algorithm of CHAP in common"},
+		"the wrong secret":                 {testInitiator, testTarget, change(ann, func(s *secrets) { s.secret = "something else" }), loginError(statusAuthentication), "the wrong user or secret"},
+		"the wrong user":                   {testInitiator, testTarget, change(ann, func(s *secrets) { s.user = "bob" }), loginError(statusAuthentication), "the wrong user or secret"},
+		"of another initiator":             {testInitiator2, testTarget, ann, loginError(statusAuthentication), "the wrong user or secret"},
+		"no secret":                        {testInitiator, testTarget, secrets{}, loginError(statusAuthentication), "no method of authentication in common"},
+		"our challenge comes back":         {testInitiator, testTarget, change(mutual, func(s *secrets) { s.reflect = true }), loginError(statusAuthentication), "our own challenge came back"},
+		"mutual, but there is no secret":   {testInitiator2, testTarget, secrets{algorithm: chapMD5, user: "bob", secret: userSecret + "2", mutualUser: "target"}, loginError(statusAuthentication), "there is no secret to prove the target with"},
+		"an unknown initiator":             {"iqn.evil:any", testTarget, ann, loginError(statusNotFound), "no such target for this initiator"},
+		"the target of another initiator":  {testInitiator, tenantTarget, ann, loginError(statusNotFound), "no such target for this initiator"},
+		"a target that is not there":       {testInitiator, testTarget + "x", ann, loginError(statusNotFound), "no such target for this initiator"},
+		"an open one, without a secret":    {testInitiator, openTarget, secrets{}, nil, ""},
+		"the name in capitals is the same": {strings.ToUpper(testInitiator), openTarget, secrets{}, nil, ""},
 	} {
 		i := dial(t, addr, row.initiator)
 		err := i.login(row.target, row.with)
 		require.Equal(t, row.want, err, name)
 		if err == nil {
 			i.good(t, testUnitReady, nil, 0)
+			require.NotContains(t, log.take(), "refused", name)
 			continue
 		}
 		_, _, err = i.receive()
 		require.ErrorIs(t, err, io.EOF, name)
+		said := log.take()
+		require.Equal(t, 1, strings.Count(said, "login refused"), "%s: %s", name, said)
+		for _, what := range []string{"level=WARN", "initiator=" + row.initiator, "target=" + row.target, row.why, i.nc.LocalAddr().String()} {
+			require.Contains(t, said, what, name)
+		}
+		require.NotContains(t, said, userSecret, name)
 	}
-	mu.Lock()
-	defer mu.Unlock()
-	require.Equal(t, 10, strings.Count(log.String(), "login refused"))
-	require.NotContains(t, log.String(), userSecret)
 }
 
-// lockedWriter is a writer for several goroutines.
-type lockedWriter struct {
-	mu *sync.Mutex
-	w  io.Writer
+// journal is a log that a test reads.
+type journal struct {
+	mu   sync.Mutex
+	text strings.Builder
 }
 
-func (l lockedWriter) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.w.Write(b)
+func (j *journal) logger() *slog.Logger { return slog.New(slog.NewTextHandler(j, nil)) }
+
+func (j *journal) Write(b []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.Write(b)
+}
+
+// take returns what was logged since it was called last.
+func (j *journal) take() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	defer j.text.Reset()
+	return j.text.String()
 }
 
 func TestDiscoveryTellsWhatCanBeUsed(t *testing.T) {
-	addr := guardedServer(t, Config{Portal: "192.0.2.1:3260"})
+	var log journal
+	addr := guardedServer(t, Config{Portal: "192.0.2.1:3260", Log: log.logger()})
 	for name, row := range map[string]struct {
 		initiator string
 		with      secrets
-		want      []string
+		asked     string
+		want      []string // nil: refused
 	}{
-		"without a secret":        {testInitiator, secrets{}, []string{openTarget}},
-		"with the secret":         {testInitiator, secrets{algorithm: chapMD5, user: "ann", secret: userSecret}, []string{openTarget, testTarget}},
-		"one of another":          {testInitiator2, secrets{algorithm: chapMD5, user: "bob", secret: userSecret + "2"}, []string{testTarget, tenantTarget}},
-		"an unknown initiator":    {"iqn.evil:any", secrets{}, nil},
-		"others have this secret": {"iqn.a", secrets{algorithm: chapSHA256, user: "ann", secret: userSecret}, []string{tenantTarget}},
+		"without a secret":                       {testInitiator, secrets{}, "All", []string{openTarget}},
+		"with the secret":                        {testInitiator, secrets{algorithm: chapMD5, user: "ann", secret: userSecret}, "All", []string{openTarget, testTarget}},
+		"one of another":                         {testInitiator2, secrets{algorithm: chapMD5, user: "bob", secret: userSecret + "2"}, "All", []string{testTarget, tenantTarget}},
+		"an unknown initiator":                   {"iqn.evil:any", secrets{}, "All", nil},
+		"others have this secret":                {"iqn.a", secrets{algorithm: chapSHA256, user: "ann", secret: userSecret}, "All", []string{tenantTarget}},
+		"one by its name":                        {testInitiator, secrets{}, openTarget, []string{openTarget}},
+		"one of another tenant":                  {testInitiator, secrets{}, tenantTarget, nil},
+		"one of another tenant, with the secret": {testInitiator, secrets{algorithm: chapMD5, user: "ann", secret: userSecret}, tenantTarget, nil},
+		"one without its secret":                 {testInitiator, secrets{}, testTarget, nil},
+		"one that is not there":                  {testInitiator, secrets{}, testTarget + "x", nil},
 	} {
 		i := dial(t, addr, row.initiator)
 		require.NoError(t, i.login("", row.with), name)
-		h := i.header(nil, 0, pdu.Final, pdu.NoTag)
-		h[0] = pdu.TextRequest
-		require.NoError(t, i.send(h, []byte("SendTargets=All\x00")))
-		_, data, err := i.receive()
-		require.NoError(t, err)
+		ask := func() string {
+			h := i.header(nil, 0, pdu.Final, pdu.NoTag)
+			h[0] = pdu.TextRequest
+			require.NoError(t, i.send(h, []byte("SendTargets="+row.asked+"\x00")))
+			_, data, err := i.receive()
+			require.NoError(t, err)
+			return string(data)
+		}
 		var want string
 		for _, iqn := range row.want {
 			want += "TargetName=" + iqn + "\x00TargetAddress=192.0.2.1:3260,1\x00"
 		}
-		require.Equal(t, want, string(data), name)
+		require.Equal(t, want, ask(), name)
+		require.Equal(t, want, ask(), name)
+		said := log.take()
+		if row.want != nil {
+			require.NotContains(t, said, "refused", name)
+		} else {
+			require.Equal(t, 1, strings.Count(said, "discovery refused"), "%s: %s", name, said) // once, however often it asks
+			for _, what := range []string{"level=WARN", "initiator=" + row.initiator, "asked=" + row.asked, i.nc.LocalAddr().String()} {
+				require.Contains(t, said, what, name)
+			}
+		}
 		// There are no units in it.
 		require.NoError(t, i.send(i.header(testUnitReady, 0, pdu.Final, 0), nil))
 		r, _, err := i.receive()
@@ -132,6 +165,9 @@ func TestDiscoveryTellsWhatCanBeUsed(t *testing.T) {
 	}
 	i := dial(t, addr, testInitiator)
 	require.Equal(t, loginError(statusAuthentication), i.login("", secrets{algorithm: chapMD5, user: "ann", secret: "nothing like it"}))
+	_, _, err := i.receive()
+	require.ErrorIs(t, err, io.EOF)
+	require.Equal(t, 1, strings.Count(log.take(), "login refused"))
 }
 
 // request is a login request as bytes.
