@@ -26,7 +26,8 @@ var house = []line{
 	{path: "internal/testneed"},
 	{path: "internal/benchline"},
 	{path: "internal/rabbittest", ours: []string{"internal/testneed"}},
-	{path: "internal/nodevm", ours: []string{"internal/testneed"}},
+	{path: "internal/initramfs"},
+	{path: "internal/nodevm", ours: []string{"internal/initramfs", "internal/testneed"}},
 	{path: "internal/netns", outside: map[string]string{"golang.org/x/sys": linux}},
 	{path: "internal/netnstest", ours: []string{"internal/netns", "internal/testneed"}, outside: map[string]string{
 		"github.com/vishvananda/netns": "makes network namespaces", "golang.org/x/sys": linux,
@@ -132,7 +133,7 @@ var house = []line{
 
 	// Floor 5: programs. They alone choose drivers.
 	{path: "internal/libvirtd", ours: []string{"internal/testneed"}, outside: map[string]string{"golang.org/x/sys": linux}},
-	{path: "examples/minicloud/guest"},
+	{path: "examples/minicloud/guest", ours: []string{"internal/initramfs"}},
 	{path: "examples/minicloud", ours: []string{".", "api/cluster", "api/metadata", "auth", "auth/ca", "compute", "compute/libvirt", "examples/minicloud/guest", "image",
 		"image/inspect", "internal/libvirtd", "network", "network/dhcp", "network/linklocal", "network/linux", "network/ra", "queue",
 		"queue/amqp", "queue/memqueue", "queue/nats", "queue/nats/natsserver", "scheduler", "state", "state/bolt", "state/etcd",
@@ -195,7 +196,7 @@ var standard = map[string]struct {
 	"math/rand": {"its generator is global, and predictable where names must not be; math/rand/v2 or crypto/rand", nil},
 	"net/http":  {"faces live in api/, and the rest of the house speaks no HTTP", []string{"api", "examples"}},
 	"os/exec": {"what runs programs of the host stays countable", []string{"image/internal/qemuimg", "image/internal/ext4", "internal/libvirtd",
-		"internal/testneed", "internal/netnstest", "internal/nodevm", "internal/rabbittest", "examples/minicloud", "volume/lvm", "compute/openiscsi"}},
+		"internal/testneed", "internal/netnstest", "internal/nodevm", "internal/initramfs", "internal/rabbittest", "examples/minicloud", "volume/lvm", "compute/openiscsi"}},
 	"testing": {"only suites and test rigs are for tests", []string{"internal", "state/statetest", "state/operation/optest",
 		"queue/queuetest", "image/blobtest", "volume/volumetest", "network/networktest", "compute/computetest", "dewpointtest"}},
 	"testing/synctest": {"only tests have a clock of their own", []string{"internal", "state/statetest", "state/operation/optest",

@@ -2,7 +2,6 @@ package nodevm
 
 import (
 	"context"
-	"debug/elf"
 	"errors"
 	"fmt"
 	"os"
@@ -16,6 +15,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
+
+	"github.com/dewpoint-cloud/dewpoint/internal/initramfs"
 	"github.com/dewpoint-cloud/dewpoint/internal/testneed"
 )
 
@@ -53,12 +55,12 @@ func Run(t *testing.T, cfg Config) {
 		cfg.Timeout = 10 * time.Minute
 	}
 	dir := t.TempDir()
-	k, err := findKernel()
-	if errors.Is(err, errNoKernel) {
-		testneed.Missing(t, err.Error())
-	}
+	k, err := initramfs.NewestKernel("/")
 	if err == nil {
 		err = ramdisk(t.Context(), k, cfg, dir)
+	}
+	if errdefs.IsFailedPrecondition(err) {
+		testneed.Missing(t, err.Error())
 	}
 	if err != nil {
 		t.Fatalf("nodevm: %v", err)
@@ -97,12 +99,12 @@ func parse(said string) (verdicts []string, code string) {
 }
 
 // boot runs the machine until it turns itself off.
-func boot(ctx context.Context, k *kernel, cfg Config, dir string) (said, console string, err error) {
+func boot(ctx context.Context, k *initramfs.Kernel, cfg Config, dir string) (said, console string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, cfg.Timeout+time.Minute) // the tests end by themselves before
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "qemu64", "-m", strconv.Itoa(cfg.Memory),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-nic", "none",
-		"-kernel", k.image, "-initrd", filepath.Join(dir, "ramdisk"), "-append", "console=ttyS0 panic=-1 quiet",
+		"-kernel", k.Image, "-initrd", filepath.Join(dir, "ramdisk"), "-append", "console=ttyS0 panic=-1 quiet",
 		"-serial", "file:"+filepath.Join(dir, "console"), "-serial", "file:"+filepath.Join(dir, "said"))
 	complaint, err := cmd.CombinedOutput()
 	if err != nil {
@@ -125,7 +127,7 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs tmp /tmp
 while read -r module; do
-    insmod "/lib/modules/$module.ko" || echo "nodevm: module $module: not loaded"
+    insmod "/lib/modules/$module" || echo "nodevm: module $module: not loaded"
 done < /lib/modules/order
 /bin/busybox ip link set lo up
 cd /tmp
@@ -135,12 +137,11 @@ poweroff -f
 `
 
 // ramdisk makes the initial ramdisk in dir.
-func ramdisk(ctx context.Context, k *kernel, cfg Config, dir string) error {
-	a := newArchive()
-	for _, d := range []string{"/dev", "/proc", "/sys", "/tmp", "/run"} {
-		a.dir(d)
+func ramdisk(ctx context.Context, k *initramfs.Kernel, cfg Config, dir string) error {
+	a := initramfs.NewArchive()
+	for _, d := range []string{"/proc", "/sys", "/tmp", "/run"} {
+		a.Dir(d)
 	}
-	a.modes["/dev/console"] = modeChar | 0o600 // the kernel opens it for the first program
 	binary, err := testBinary(ctx, dir)
 	if err != nil {
 		return err
@@ -149,16 +150,18 @@ func ramdisk(ctx context.Context, k *kernel, cfg Config, dir string) error {
 	if err != nil {
 		return err
 	}
-	a.add("/nodevm/test", content)
-	a.add("/nodevm/run", fmt.Appendf(nil, "#!/bin/sh\nexport %s=1 DEWPOINT_REQUIRE=all\nexec /nodevm/test -test.v -test.timeout %v -test.run '%s'\n",
+	a.File("/nodevm/test", 0o755, content)
+	a.File("/nodevm/run", 0o755, fmt.Appendf(nil, "#!/bin/sh\nexport %s=1 DEWPOINT_REQUIRE=all\nexec /nodevm/test -test.v -test.timeout %v -test.run '%s'\n",
 		inside, cfg.Timeout, strings.ReplaceAll(cfg.Tests, "'", `'\''`)))
-	a.add("/init", []byte(begin))
-	if !static("/bin/busybox") {
-		return errors.New("/bin/busybox is missing, or needs libraries: install busybox-static")
-	}
-	if err := a.copy("/bin/busybox"); err != nil {
+	a.File("/init", 0o755, []byte(begin))
+	busybox, err := initramfs.Busybox("/")
+	if err != nil {
 		return err
 	}
+	if content, err = os.ReadFile(busybox); err != nil {
+		return err
+	}
+	a.File("/bin/busybox", 0o755, content)
 	for _, tool := range slices.Concat([]string{"sh", "ip", "nft"}, cfg.Tools) {
 		file, err := exec.LookPath(tool)
 		if err != nil {
@@ -168,28 +171,35 @@ func ramdisk(ctx context.Context, k *kernel, cfg Config, dir string) error {
 		if err != nil {
 			return err
 		}
-		if err := a.program(real); err != nil {
+		if err := a.Program(real); err != nil {
 			return err
 		}
-		a.add("/usr/bin/"+tool, a.files[real])
+		if content, err = os.ReadFile(real); err != nil {
+			return err
+		}
+		a.File("/usr/bin/"+tool, 0o755, content)
 		if tool == "sh" {
-			a.add("/bin/sh", a.files[real])
+			a.File("/bin/sh", 0o755, content)
 		}
 	}
-	if err := k.modules(a, slices.Concat(networks, cfg.Modules)); err != nil {
+	modules, err := k.Modules(slices.Concat(networks, cfg.Modules))
+	if err != nil {
+		return err
+	}
+	if err := a.Modules(ctx, modules); err != nil {
 		return err
 	}
 	f, err := os.Create(filepath.Join(dir, "ramdisk"))
 	if err != nil {
 		return err
 	}
-	return errors.Join(a.write(f), f.Close())
+	return errors.Join(a.Write(f), f.Close())
 }
 
 // testBinary returns the calling package's tests as a program without libraries: the one that runs, or one that is compiled for it.
 func testBinary(ctx context.Context, dir string) (string, error) {
 	self, err := os.Executable()
-	if err != nil || static(self) {
+	if err != nil || initramfs.Static(self) {
 		return self, err
 	}
 	file := filepath.Join(dir, "test")
@@ -199,14 +209,4 @@ func testBinary(ctx context.Context, dir string) (string, error) {
 		return "", fmt.Errorf("go test -c: %w: %s", err, said)
 	}
 	return file, nil
-}
-
-// static tells whether a file is a program that needs no library.
-func static(file string) bool {
-	f, err := elf.Open(file)
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	return !slices.ContainsFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP })
 }

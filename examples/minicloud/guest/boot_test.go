@@ -116,7 +116,7 @@ func TestGuestBoots(t *testing.T) {
 	}
 	t.Logf("built in %v", time.Since(start).Round(time.Millisecond))
 	disk := filepath.Join(dir, "disk")
-	pack(t, []string{"cp", files.Disk, disk})
+	require.NoError(t, exec.Command("cp", files.Disk, disk).Run())
 
 	for _, times := range []string{"1", "2"} {
 		v := boot(t, files, disk, "-nic", "user,model=virtio-net-pci,hostname=mini-1")

@@ -29,6 +29,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/dewpoint-cloud/dewpoint/internal/initramfs"
 )
 
 // Config says where the guest is made and of what.
@@ -73,25 +75,25 @@ func Build(ctx context.Context, cfg Config) (Files, error) {
 	if cfg.root == "" {
 		cfg.root = "/"
 	}
-	kernel, err := newestKernel(cfg.root)
+	kernel, err := initramfs.NewestKernel(cfg.root)
 	if err != nil {
-		return Files{}, err
+		return Files{}, fmt.Errorf("guest: %w", err)
 	}
-	modules, err := kernel.modules(wanted)
+	modules, err := modules(kernel)
 	if err != nil {
-		return Files{}, err
+		return Files{}, fmt.Errorf("guest: %w", err)
 	}
-	busybox, err := findBusybox(cfg.root)
+	busybox, err := initramfs.Busybox(cfg.root)
 	if err != nil {
-		return Files{}, err
+		return Files{}, fmt.Errorf("guest: %w", err)
 	}
-	key, err := fingerprint(append([]string{kernel.path, busybox}, modules...))
+	key, err := fingerprint(append([]string{kernel.Image, busybox}, modules...))
 	if err != nil {
 		return Files{}, err
 	}
 	dir := filepath.Join(cfg.Dir, key)
 	files := Files{
-		Kernel:     kernel.path,
+		Kernel:     kernel.Image,
 		Ramdisk:    filepath.Join(dir, "ramdisk.cpio.gz"),
 		Disk:       filepath.Join(dir, "disk.raw"),
 		DiskFormat: "raw",
@@ -104,7 +106,7 @@ func Build(ctx context.Context, cfg Config) (Files, error) {
 	if err := build(ctx, dir, busybox, modules); err != nil {
 		return Files{}, err
 	}
-	cfg.Logger.Info("guest built", "kernel", kernel.release, "dir", dir, "took", time.Since(start).Round(time.Millisecond))
+	cfg.Logger.Info("guest built", "kernel", kernel.Release, "dir", dir, "took", time.Since(start).Round(time.Millisecond))
 	return files, nil
 }
 
@@ -150,7 +152,7 @@ func cmdline(peers int) string {
 // fingerprint changes when the ramdisk made of these files would: with their paths, sizes and times, with the scripts, and
 // with this program's way to pack them.
 func fingerprint(paths []string) (string, error) {
-	const layout = "1" // to be raised with each change to how the ramdisk or the disk is written
+	const layout = "2" // to be raised with each change to how the ramdisk or the disk is written
 	h := sha256.New()
 	fmt.Fprintf(h, "%s\x00%q", layout, applets)
 	for _, path := range paths {
@@ -160,8 +162,8 @@ func fingerprint(paths []string) (string, error) {
 		}
 		fmt.Fprintf(h, "\x00%s\x00%d\x00%d", path, info.Size(), info.ModTime().UnixNano())
 	}
-	for _, s := range scripts() {
-		fmt.Fprintf(h, "\x00%s\x00%s", s.name, s.content)
+	for _, s := range scripts {
+		fmt.Fprintf(h, "\x00%s\x00%s", s[1], script(s[0]))
 	}
 	return hex.EncodeToString(h.Sum(nil)[:8]), nil
 }

@@ -1,4 +1,4 @@
-package guest
+package initramfs
 
 import (
 	"bufio"
@@ -14,21 +14,21 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// kernel is an installed kernel with its modules.
-type kernel struct {
-	path    string            // of the image
-	release string            // "6.1.0-56-cloud-amd64"
+// Kernel is an installed kernel with its modules.
+type Kernel struct {
+	Image   string            // its file
+	Release string            // "6.1.0-56-cloud-amd64"
 	dir     string            // of the modules
 	files   map[string]string // of each module, the file
 	deps    map[string][]string
 	builtin map[string]bool
 }
 
-// newestKernel finds the kernel to boot: the newest of those made for clouds, which start fastest, else the newest.
-func newestKernel(root string) (*kernel, error) {
+// NewestKernel finds the kernel to boot, in the tree of a machine: the newest of those made for clouds, which start fastest, else the newest.
+func NewestKernel(root string) (*Kernel, error) {
 	images, err := filepath.Glob(filepath.Join(root, "boot", "vmlinuz-*"))
 	if err != nil {
-		return nil, fmt.Errorf("guest: %w", err)
+		return nil, err
 	}
 	slices.SortFunc(images, func(a, b string) int {
 		if ca, cb := strings.Contains(a, "-cloud-"), strings.Contains(b, "-cloud-"); ca != cb {
@@ -45,13 +45,13 @@ func newestKernel(root string) (*kernel, error) {
 		if _, err := os.Stat(filepath.Join(dir, "modules.dep")); err == nil {
 			f, err := os.Open(image) // some distributions let only root read it
 			if err != nil {
-				return nil, fmt.Errorf("guest: %w", err)
+				return nil, err
 			}
 			f.Close()
 			return readKernel(image, release, dir)
 		}
 	}
-	return nil, fmt.Errorf("guest: no kernel with its modules in %s: install %s: %w", filepath.Join(root, "boot"),
+	return nil, fmt.Errorf("no kernel with its modules in %s: install %s: %w", filepath.Join(root, "boot"),
 		kernelPackage(), errdefs.ErrFailedPrecondition)
 }
 
@@ -91,8 +91,8 @@ func number(s string) (n int, rest string) {
 }
 
 // readKernel reads what depmod wrote about the modules of a kernel (modules.dep(5)).
-func readKernel(image, release, dir string) (*kernel, error) {
-	k := &kernel{path: image, release: release, dir: dir,
+func readKernel(image, release, dir string) (*Kernel, error) {
+	k := &Kernel{Image: image, Release: release, dir: dir,
 		files: map[string]string{}, deps: map[string][]string{}, builtin: map[string]bool{}}
 	err := eachLine(filepath.Join(dir, "modules.dep"), func(line string) {
 		file, deps, ok := strings.Cut(line, ":")
@@ -118,7 +118,7 @@ func readKernel(image, release, dir string) (*kernel, error) {
 func eachLine(path string, do func(string)) error {
 	f, err := os.Open(path)
 	if err != nil {
-		return fmt.Errorf("guest: %w", err)
+		return err
 	}
 	defer f.Close()
 	lines := bufio.NewScanner(f)
@@ -126,7 +126,7 @@ func eachLine(path string, do func(string)) error {
 		do(lines.Text())
 	}
 	if err := lines.Err(); err != nil {
-		return fmt.Errorf("guest: reading %s: %w", path, err)
+		return fmt.Errorf("reading %s: %w", path, err)
 	}
 	return nil
 }
