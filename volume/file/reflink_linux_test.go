@@ -16,26 +16,30 @@ import (
 	"github.com/dewpoint-cloud/dewpoint/volume/file"
 )
 
-// TestCopiesShareBlocks uses XFS, in a machine of its own: with reflinks copies cost no room, without them they cost their data.
+// TestCopiesShareBlocks uses XFS and Btrfs, in a machine of its own: with reflinks copies cost no room, without them they cost their data.
 func TestCopiesShareBlocks(t *testing.T) {
 	if !nodevm.Inside() {
 		testneed.Slow(t)
-		testneed.Tools(t, "mkfs.xfs")
-		nodevm.Run(t, nodevm.Config{Tests: "^TestCopiesShareBlocks$", Memory: 1024, Modules: []string{"loop", "crc32c_generic", "xfs"}, Tools: []string{"mkfs.xfs"}})
+		testneed.Tools(t, "mkfs.xfs", "mkfs.btrfs")
+		nodevm.Run(t, nodevm.Config{Tests: "^TestCopiesShareBlocks$", Memory: 1024, Modules: []string{"loop", "crc32c_generic", "xfs", "btrfs"},
+			Tools: []string{"mkfs.xfs", "mkfs.btrfs"}})
 		return
 	}
 	const size = 24 << 20
-	for _, option := range []string{"reflink=1", "reflink=0"} {
+	for _, on := range []struct {
+		fs, option string
+		shares     bool
+	}{{"xfs", "-mreflink=1", true}, {"xfs", "-mreflink=0", false}, {"btrfs", "-msingle", true}} {
 		run := func(name string, args ...string) {
 			t.Helper()
 			out, err := exec.Command(name, args...).CombinedOutput()
-			require.NoError(t, err, "%s %s: %s", option, name, out)
+			require.NoError(t, err, "%v %s: %s", on, name, out)
 		}
 		disk, dir := filepath.Join(t.TempDir(), "disk"), t.TempDir()
 		require.NoError(t, os.WriteFile(disk, nil, 0o600))
 		require.NoError(t, os.Truncate(disk, 320<<20))
-		run("mkfs.xfs", "-q", "-m", option, disk)
-		run("mount", "-t", "xfs", "-o", "loop", disk, dir)
+		run("mkfs."+on.fs, "-q", on.option, disk)
+		run("mount", "-t", on.fs, "-o", "loop", disk, dir)
 		volumes := filepath.Join(dir, "volumes")
 		require.NoError(t, os.Mkdir(volumes, 0o700))
 		d, err := file.Open(file.Config{Dir: volumes, TotalGiB: 16})
@@ -74,10 +78,10 @@ func TestCopiesShareBlocks(t *testing.T) {
 		require.NoError(t, d.Clone(ctx, clones[0], snapshot, 1))
 		require.NoError(t, d.Clone(ctx, clones[1], id, 2))
 		cost := used() - before
-		if option == "reflink=1" {
-			require.Less(t, cost, int64(2<<20))
+		if on.shares {
+			require.Less(t, cost, int64(2<<20), on)
 		} else {
-			require.Greater(t, cost, int64(3*size-1<<20))
+			require.Greater(t, cost, int64(3*size-1<<20), on)
 		}
 		// What is written afterwards is in one of them alone.
 		_, err = f.WriteAt([]byte("something else"), 4096)
