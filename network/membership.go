@@ -56,6 +56,9 @@ func groups(r state.Reader, ids map[string]bool) []Group {
 
 // sortRules sorts rules by their words.
 func sortRules(rules []Rule) {
+	if len(rules) < 2 {
+		return
+	}
 	words := make(map[Rule]string, len(rules))
 	for _, r := range rules {
 		words[r] = r.String()

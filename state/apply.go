@@ -36,7 +36,7 @@ func (s *Store) follow(loaded chan<- error) {
 		}
 		switch {
 		case s.ctx.Err() != nil:
-			s.advance(0, ErrClosed)
+			s.end(ErrClosed)
 			if !answered {
 				loaded <- ErrClosed
 			}
@@ -45,7 +45,7 @@ func (s *Store) follow(loaded chan<- error) {
 			if err == nil {
 				err = ErrClosed
 			}
-			s.advance(0, err)
+			s.end(err)
 			loaded <- err
 			return
 		}
@@ -98,16 +98,16 @@ func (s *Store) apply(b Batch) error {
 			return fmt.Errorf("state: revision %d, key %q: %w", b.Rev, key, err)
 		}
 	}
-	if err := a.rows.Insert(metaRows, &entry{key: "revision", rev: b.Rev}); err != nil {
-		return err
-	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	a.rows.Commit()
-	if b.Snapshot && s.Revision() == 0 {
+	if b.Snapshot && s.applied == 0 {
 		s.feed.Reset(uint64(b.Rev)) // the state that watchers begin with, not a change
 	} else {
 		s.feed.Append(uint64(b.Rev), Changes{Rev: b.Rev, list: list})
 	}
-	s.advance(b.Rev, nil)
+	s.applied = max(s.applied, b.Rev)
+	s.move()
 	return nil
 }
 

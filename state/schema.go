@@ -58,7 +58,6 @@ func splitKey(key string) (kind, name, rest string) {
 const (
 	uniqueRows = "/unique" // keyed by the log key
 	sumRows    = "/sum"    // keyed by the log key
-	metaRows   = "/meta"   // one row: the revision
 )
 
 // schema is the store's set of tables and sums.
@@ -70,7 +69,7 @@ type schema struct {
 
 func newSchema(parts []Schema) (*schema, error) {
 	s := &schema{tables: map[string]table{}, sums: map[string][]sum{}, db: &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{}}}
-	for _, name := range []string{uniqueRows, sumRows, metaRows} {
+	for _, name := range []string{uniqueRows, sumRows} {
 		s.db.Tables[name] = &memdb.TableSchema{Name: name, Indexes: map[string]*memdb.IndexSchema{"id": byKey}}
 	}
 	names := map[string]bool{}

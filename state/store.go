@@ -36,7 +36,7 @@ type Store struct {
 	stop context.CancelFunc
 	done sync.WaitGroup
 
-	mu      sync.Mutex
+	mu      sync.Mutex // held, too, while a batch comes into db and feed, so that all three are at one revision
 	applied Revision
 	moved   chan struct{} // closed and replaced when applied moves or the follower ends
 	failed  error         // why the follower ended
@@ -98,7 +98,9 @@ func (s *Store) Close() error {
 
 // View runs fn on the state as it is now.
 func (s *Store) View(fn func(v *View) error) error {
-	v := &View{s.db.Txn(false)}
+	s.mu.Lock()
+	v := &View{s.db.Txn(false), s.applied}
+	s.mu.Unlock()
 	defer v.rows.Abort()
 	return fn(v)
 }
@@ -183,12 +185,16 @@ func (s *Store) reached(ctx context.Context, rev Revision) error {
 	}
 }
 
-// advance notes how far the follower is, or why it ended.
-func (s *Store) advance(rev Revision, failed error) {
+// end notes why the follower ended.
+func (s *Store) end(failed error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.applied = max(s.applied, rev)
 	s.failed = failed
+	s.move()
+}
+
+// move wakes those who wait for a revision; the mutex is held.
+func (s *Store) move() {
 	close(s.moved)
 	s.moved = make(chan struct{})
 }

@@ -19,15 +19,13 @@ type Reader interface {
 
 // View is the state at one revision. It may be used by several goroutines, and stays what it is while the store
 // goes on; keeping it keeps the memory of what has changed since.
-type View struct{ rows *memdb.Txn }
+type View struct {
+	rows *memdb.Txn
+	rev  Revision
+}
 
 // Revision returns the revision of the view.
-func (v *View) Revision() Revision {
-	if e := first(v.rows, metaRows, "revision"); e != nil {
-		return e.rev
-	}
-	return 0
-}
+func (v *View) Revision() Revision { return v.rev }
 
 func (v *View) get(table, key string) *entry { return first(v.rows, table, key) }
 
