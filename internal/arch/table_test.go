@@ -92,7 +92,7 @@ var house = []line{
 		"golang.org/x/sys": linux}},
 	{path: "volume/volumetest", ours: []string{"volume"}, outside: map[string]string{"github.com/google/uuid": uuids}},
 	{path: "network", ours: []string{"auth", "state"}, outside: map[string]string{"github.com/google/uuid": uuids}},
-	{path: "network/linux", ours: []string{"network"}, outside: map[string]string{
+	{path: "network/linux", ours: []string{"internal/netns", "network"}, outside: map[string]string{
 		"github.com/google/nftables": "the packet filter, in one atomic transaction", "github.com/mdlayher/netlink": netlinks,
 		"golang.org/x/sys": linux}},
 	{path: "network/dhcp", ours: []string{"internal/netns", "network"}, outside: map[string]string{

@@ -262,17 +262,20 @@ func (c *call) plugFilter(ctx context.Context, t network.Tap, have *nic) error {
 	if !errors.Is(err, unix.ENOENT) {
 		return err
 	}
-	// Something is missing: the table, a set, or an element that was to go.
-	f, err := c.filter(ctx)
-	if err != nil {
-		return err
-	}
-	if t.Guarded { // the chains and sets that the elements are for
+	if t.Guarded { // the chains and sets that the elements are for may be missing
 		change.write = append(change.write, chooser(t.Groups)...)
 		for _, id := range t.Groups {
 			change.sets = append(change.sets, groupSets(id)...)
 			change.ensure = append(change.ensure, rulesIn+id, rulesOut+id)
 		}
+		if err = c.commit(ctx, change); !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+	}
+	// Or the table, a set of all taps, or something that was to go.
+	f, err := c.filter(ctx)
+	if err != nil {
+		return err
 	}
 	change.rebuild = f.problem != ""
 	change.dropChains = slices.DeleteFunc(change.dropChains, func(name string) bool { _, there := f.chains[name]; return !there || change.rebuild })

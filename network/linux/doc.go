@@ -10,13 +10,14 @@
 // What a node should have is computed by pure functions: [network.Desired] in, links and a table of the packet filter out.
 // An Apply reads what the node has, and changes what differs: the packet filter first, in one transaction, then links. No rule
 // of the filter names a port. Every tap of ours is in one group of links, and what comes from a link of that group
-// is dropped unless a set says that this port may send it: a tap that the sets don't know is cut off, not open.
+// is dropped unless a set says that this port may send it: a tap that the sets don't know is cut off, not open. A node has room for 32,768 taps
+// and for 131,072 fixed IPs of each family; more are ResourceExhausted.
 //
 // # Security groups
 //
 // Behind the filter against forgeries stands one for security groups, in both directions. A group is two chains with its rules and two
 // sets with its members; a map says which a tap's are. So a member more is one element, a port more are some elements, and no packet
-// meets rules of groups that its tap is not in. A tap that no map knows is cut off.
+// meets rules of groups that its tap is not in. A tap that the map does not know is cut off.
 //
 // The filter remembers the flows that rules let begin, in sets that it fills itself: the bridge family has connection tracking only where the
 // kernel was built for it, and that mixes up networks with the same addresses. Flows are a tap's own. A flow is forgotten some time

@@ -42,7 +42,7 @@ func facts(tap string, m tapMark) []element {
 	if m.choice == "" {
 		return append(all, element{set: open, key: name})
 	}
-	return append(all, element{mapIn, name, chooseIn + m.choice}, element{mapOut, name, chooseOut + m.choice})
+	return append(all, element{groupsOf, name, choose + m.choice})
 }
 
 func padded(b []byte, n int) []byte {
@@ -53,7 +53,7 @@ func linkLocal(mac net.HardwareAddr) netip.Addr { return network.LinkLocal(mac) 
 
 // parse returns what the element says of a tap: its name, its MAC address and the IP address, if there is one.
 func (e element) parse() (tap string, mac net.HardwareAddr, ip netip.Addr, err error) {
-	sizes := map[string]int{macs: 24, ip4s: 28, ip6s: 40, open: 16, mapIn: 16, mapOut: 16, limitsIn: 16, limitsOut: 16}
+	sizes := map[string]int{macs: 24, ip4s: 28, ip6s: 40, open: 16, groupsOf: 16, limitsIn: 16, limitsOut: 16}
 	if size := sizes[e.set]; size == 0 || len(e.key) != size {
 		return "", nil, ip, fmt.Errorf("element of %d bytes in set %q", len(e.key), e.set)
 	}

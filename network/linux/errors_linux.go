@@ -21,6 +21,8 @@ func failed(what string, err error) error {
 		class = errdefs.ErrPermissionDenied
 	case errno == unix.EBUSY || errno == unix.EAGAIN || errno == unix.EINTR || errno == unix.ENOBUFS || errno == unix.ENOMEM:
 		class = errdefs.ErrUnavailable
+	case errno == unix.ENFILE: // of a set: see maxTaps
+		class = errdefs.ErrResourceExhausted
 	case errno == unix.EOPNOTSUPP:
 		class = errdefs.ErrNotImplemented
 	}

@@ -26,7 +26,7 @@ func (s set) kernel() *nftables.Set {
 	}
 	// The byte order is what nft goes by to show names of interfaces.
 	k := &nftables.Set{Table: table(), Name: s.name, KeyType: joined[0], KeyByteOrder: binaryutil.NativeEndian, Size: s.size,
-		Dynamic: s.size > 0, HasTimeout: s.size > 0, IsMap: s.verdicts}
+		Dynamic: s.learns, HasTimeout: s.learns, IsMap: s.verdicts}
 	if len(joined) > 1 {
 		k.KeyType, k.Concatenation = nftables.MustConcatSetType(joined...), true
 	}

@@ -289,23 +289,33 @@ func (k *kernel) commit(c filterChange) error {
 	return k.nft.Flush()
 }
 
+// elementsAtOnce is how many elements are made ready at once. The library makes messages of at most 64 KiB of them.
+const elementsAtOnce = 1000
+
 // changeElements does the same to all elements, set by set.
 func (k *kernel) changeElements(ids map[string]*nftables.Set, all []element, change func(*nftables.Set, []nftables.SetElement) error, verdicts bool) error {
-	bySet := map[string][]nftables.SetElement{}
+	bySet := map[string][]element{}
 	for _, e := range all {
-		in := nftables.SetElement{Key: []byte(e.key)}
-		if verdicts && e.to != "" {
-			in.VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: e.to}
-		}
-		bySet[e.set] = append(bySet[e.set], in)
+		bySet[e.set] = append(bySet[e.set], e)
 	}
+	elements := make([]nftables.SetElement, 0, min(len(all), elementsAtOnce))
 	for _, name := range slices.Sorted(maps.Keys(bySet)) {
 		s := ids[name]
 		if s == nil {
 			s = set{name: name, types: []string{"ipv4_addr"}}.kernel() // a group's, found by its name
 		}
-		if err := change(s, bySet[name]); err != nil {
-			return err
+		for some := range slices.Chunk(bySet[name], elementsAtOnce) {
+			elements = elements[:0]
+			for _, e := range some {
+				in := nftables.SetElement{Key: []byte(e.key)}
+				if verdicts && e.to != "" {
+					in.VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: e.to}
+				}
+				elements = append(elements, in)
+			}
+			if err := change(s, elements); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -11,11 +11,13 @@ import (
 )
 
 // Names of what security groups are in the table. A group has two chains, which its rules are in, and two sets, of
-// its members. What taps with the same groups share are two chains more, which jump to those of the groups, one after the other;
-// maps say which are a tap's. So no rule names a tap, and a member more is an element more.
+// its members. What taps with the same groups share are two chains more, which jump to those of the groups, one after the other, and one
+// that goes to the first or the second; a map says which is a tap's. So no rule names a tap, and a member more is an element more. The map is
+// one for both ways, because the kernel looks at all of it, for each way, whenever a tap comes.
 const (
 	rulesIn, rulesOut   = "in-", "out-" // and the group's id
 	members4, members6  = "m4-", "m6-"  // and the group's id
+	choose              = "cg-"         // and what combination returns
 	chooseIn, chooseOut = "ci-", "co-"  // and what combination returns
 	whyOfJump           = "group "
 	passedIn, passedOut = "pass_in", "pass_out"
@@ -29,7 +31,7 @@ const (
 	fragments           = "frags"  // IPv4 packets whose first fragment passed
 	rateIn, rateOut     = "rate_in", "rate_out"
 	open                = "open" // taps that have no groups
-	mapIn, mapOut       = "to_ingress", "to_egress"
+	groupsOf            = "groups_of"
 	metadataAddress     = "169.254.169.254"
 	newFlowsPerSecond   = 2000  // of one tap, that are remembered
 	newFlowsAtOnce      = 20000 // of one tap, that are remembered
@@ -58,7 +60,8 @@ func chooser(groups []string) []chain {
 	}
 	drop := rule{"what no group lets through", nil, "drop"}
 	in.rules, out.rules = append(in.rules, drop), append(out.rules, drop)
-	return []chain{in, out}
+	return []chain{in, out, {name: choose + combination(groups), rules: []rule{
+		{"what guests get", []match{group(outGroup, "meta oifgroup")}, "goto " + in.name}, {"what guests send", nil, "goto " + out.name}}}}
 }
 
 // groupChains returns the two chains of a group.
@@ -106,7 +109,7 @@ func groupOfChain(chain string) (id string, is bool) {
 
 // isDynamic tells the chains that depend on what there is from those that are always there.
 func isDynamic(chain string) bool {
-	for _, prefix := range []string{rulesIn, rulesOut, chooseIn, chooseOut, limitChainIn, limitChainOut} {
+	for _, prefix := range []string{rulesIn, rulesOut, choose, chooseIn, chooseOut, limitChainIn, limitChainOut} {
 		if strings.HasPrefix(chain, prefix) {
 			return true
 		}
@@ -241,7 +244,6 @@ type way struct {
 	local6       field
 	remote6      field
 	lport, rport field
-	chooser      string // the map
 	passed       string // where rules go to
 	begins       string // flows that begin this way
 	answers      string // flows that begin the other way
@@ -255,10 +257,10 @@ func ways() []way {
 	sport, dport := transport("th sport", 0, 2), transport("th dport", 2, 2)
 	return []way{
 		{"ingress", "postrouting", 310, group(outGroup, "meta oifgroup"), field{text: "meta oif", place: ofMeta, meta: outIndex, len: 4},
-			field{text: "oifname", place: ofMeta, meta: outName, len: 16}, daddr4, saddr4, daddr6, saddr6, dport, sport, mapIn, passedIn,
+			field{text: "oifname", place: ofMeta, meta: outName, len: 16}, daddr4, saddr4, daddr6, saddr6, dport, sport, passedIn,
 			"in", "out", rateIn, "_in"},
 		{"egress", "prerouting", -290, group(inGroup, "meta iifgroup"), field{text: "meta iif", place: ofMeta, meta: inIndex, len: 4},
-			field{text: "iifname", place: ofMeta, meta: inName, len: 16}, saddr4, daddr4, saddr6, daddr6, sport, dport, mapOut, passedOut,
+			field{text: "iifname", place: ofMeta, meta: inName, len: 16}, saddr4, daddr4, saddr6, daddr6, sport, dport, passedOut,
 			"out", "in", rateOut, "_out"},
 	}
 }
@@ -277,7 +279,7 @@ func groupTable(w way) []chain {
 			{"", []match{is(etherType, "ip6", 0x86, 0xdd)}, "goto ip6" + w.suffix},
 			{"", nil, "drop"},
 		}},
-		w.chain4(), w.chain6(), w.quoted("4"), w.quoted("6"),
+		w.chain4(), w.chain6(), {name: "choose" + w.suffix, rules: w.choose()}, w.quoted("4"), w.quoted("6"),
 		{name: w.passed, rules: []rule{
 			{"", []match{is(etherType, "ip", 0x08, 0x00)}, "goto " + w.passed + "4"},
 			{"", nil, "goto " + w.passed + "6"},
@@ -374,7 +376,7 @@ func (w way) chain4() chain {
 	for _, kind := range []uint64{3, 11, 12} {
 		rules = append(rules, rule{"", []match{is(l4, "icmp", 1), number(icmpType, equal, kind)}, "jump quoted4" + w.suffix})
 	}
-	return chain{name: "ip4" + w.suffix, rules: append(rules, w.choose()...)}
+	return chain{name: "ip4" + w.suffix, rules: append(rules, rule{"", nil, "goto choose" + w.suffix})}
 }
 
 // chain6 decides about IPv6. What hosts need to find each other passes.
@@ -387,13 +389,13 @@ func (w way) chain6() chain {
 	}
 	rules = append(rules, w.answersTo("6", "icmpv6", 58, 129, "accept")...)
 	rules = append(rules, rule{"", []match{icmp, number(icmpType, atLeast, 1), number(icmpType, atMost, 4)}, "jump quoted6" + w.suffix})
-	return chain{name: "ip6" + w.suffix, rules: append(rules, w.choose()...)}
+	return chain{name: "ip6" + w.suffix, rules: append(rules, rule{"", nil, "goto choose" + w.suffix})}
 }
 
 // choose goes to the tap's groups. One that the map does not know is cut off.
 func (w way) choose() []rule {
 	return []rule{
-		{"the tap's groups", []match{{fields: []field{w.tap}, op: through, set: w.chooser}}, ""},
+		{"the tap's groups", []match{{fields: []field{w.tap}, op: through, set: groupsOf}}, ""},
 		{"", nil, "drop"},
 	}
 }

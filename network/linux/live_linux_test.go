@@ -1,9 +1,11 @@
 package linux
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
 	"github.com/dewpoint-cloud/dewpoint/internal/netnstest"
@@ -64,4 +66,48 @@ func TestApplyPlugUnplug(t *testing.T) {
 	report, err = m.Apply(ctx, network.Desired{})
 	require.NoError(t, err)
 	require.Equal(t, []string{"tap dp0.2 removed", "bridge br100 removed", "table of forwarded packets removed", "filter removed"}, report.Changes)
+}
+
+// reader counts how often the whole packet filter is read.
+type reader struct {
+	wire
+	filters int
+}
+
+func (r *reader) filter() (filter, error) {
+	r.filters++
+	return r.wire.filter()
+}
+
+// TestPlugReadsNoOthers checks that the first port with some groups, whose rules are not there yet, comes without a look at what others have.
+func TestPlugReadsNoOthers(t *testing.T) {
+	_, m := live(t)
+	d := guarded(t, map[string][]string{"web": {"ingress tcp 80-80 any"}}, []string{"web"})
+	_, err := m.Apply(t.Context(), d)
+	require.NoError(t, err)
+	r := &reader{wire: m.wire}
+	m.wire = r
+	more := tap(2)
+	more.Guarded, more.Groups = true, []string{"db", "web"}
+	require.NoError(t, m.Plug(t.Context(), bridge(), more))
+	require.Zero(t, r.filters)
+	got, err := m.Inspect(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, more.Groups, got.Taps[1].Groups)
+}
+
+// TestNoRoomForATap fills the set that a tap would be in.
+func TestNoRoomForATap(t *testing.T) {
+	_, m := live(t)
+	_, err := m.Apply(t.Context(), desired(1))
+	require.NoError(t, err)
+	var others filterChange
+	for n := range maxTaps - 1 {
+		others.add = append(others.add, element{set: open, key: string(padded(fmt.Append(nil, "other", n), 16))})
+	}
+	require.NoError(t, m.wire.commit(others))
+	err = m.Plug(t.Context(), bridge(), tap(2))
+	require.True(t, errdefs.IsResourceExhausted(err), err)
+	require.NoError(t, m.wire.commit(filterChange{remove: others.add[:1]}))
+	require.NoError(t, m.Plug(t.Context(), bridge(), tap(2)))
 }

@@ -184,10 +184,8 @@ func (c *call) inspect(ctx context.Context) (d network.Desired, err error) {
 			t.Limits.In = parseLimit(have.chains[e.to])
 		case limitsOut:
 			t.Limits.Out = parseLimit(have.chains[e.to])
-		case mapIn:
-			t.Guarded, t.Groups = true, parseChooser(have.chains[e.to])
-		case mapOut:
-			t.Guarded = true
+		case groupsOf:
+			t.Guarded, t.Groups = true, parseChooser(have.chains[chooseIn+strings.TrimPrefix(e.to, choose)])
 		}
 		if mac != nil {
 			t.MAC = mac

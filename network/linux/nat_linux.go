@@ -19,6 +19,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/dewpoint-cloud/dewpoint/internal/netns"
 	"github.com/dewpoint-cloud/dewpoint/network"
 )
 
@@ -252,7 +253,7 @@ func (k *kernel) announce(link uint32, mac net.HardwareAddr, a netip.Addr) error
 	if k.netns == nil {
 		return send()
 	}
-	return onThread(func() error {
+	return netns.OnThread(func() error {
 		if err := unix.Setns(int(k.netns.Fd()), unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("network namespace: %w", err)
 		}

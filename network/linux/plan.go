@@ -42,22 +42,23 @@ func planFilter(d network.Desired, have filter) (change filterChange, whom conce
 	if change.rebuild = have.problem != ""; change.rebuild {
 		have = filter{}
 	}
-	want := make(map[element]bool, 5*len(d.Taps))
+	want := make(map[element]bool, len(have.elements)) // of those that it has
 	taps, groups := map[string]bool{}, map[string]bool{}
 	add := func(e element, whose map[string]bool, name string) {
-		want[e] = true
-		if !have.elements[e] {
+		if have.elements[e] {
+			want[e] = true
+		} else {
 			change.add = append(change.add, e)
 			whose[name] = true
 		}
 	}
-	choosers := map[string][]chain{}
+	choosers := map[string][]chain{} // by the chain that a tap's element leads to
 	for _, t := range d.Taps {
 		for _, e := range elements(t) {
 			add(e, taps, t.Name)
-		}
-		if c := choice(t); c != "" && choosers[c] == nil {
-			choosers[c] = chooser(t.Groups)
+			if e.set == groupsOf && choosers[e.to] == nil {
+				choosers[e.to] = chooser(t.Groups)
+			}
 		}
 	}
 	chains, sets := map[string]bool{}, map[string]bool{}
@@ -99,7 +100,14 @@ func planFilter(d network.Desired, have filter) (change filterChange, whom conce
 		}
 	}
 	for _, c := range slices.Sorted(maps.Keys(choosers)) {
-		write(choosers[c], "")
+		before := len(change.write)
+		if write(choosers[c], ""); len(change.write) > before && !change.rebuild {
+			for _, t := range d.Taps {
+				if choose+choice(t) == c {
+					taps[t.Name] = true
+				}
+			}
+		}
 	}
 	for _, t := range d.Taps { // groups that are not in d let nothing through
 		for _, id := range t.Groups {

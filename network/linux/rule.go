@@ -87,7 +87,8 @@ type set struct {
 	name     string
 	types    []string // nft's names of the types that are joined
 	verdicts bool     // a map from facts to chains
-	size     uint32   // how many it may have of those that the packet filter puts there itself; 0: none
+	learns   bool     // the packet filter itself puts facts there, for some time
+	size     uint32   // how many it may have; 0: any number
 }
 
 // String is the condition as nft writes it.

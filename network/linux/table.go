@@ -24,14 +24,19 @@ const (
 	ip6s = "ip6s" // its MAC address and an IPv6 address of it
 )
 
+// How many there may be on a node. The kernel fills a set whose size it knows in two thirds of the time.
+const (
+	maxTaps      = 1 << 15
+	maxAddresses = 1 << 17 // of each family
+)
+
 func sets() []set {
 	return []set{
-		{name: macs, types: []string{"ifname", "ether_addr"}},
-		{name: ip4s, types: []string{"ifname", "ether_addr", "ipv4_addr"}},
-		{name: ip6s, types: []string{"ifname", "ether_addr", "ipv6_addr"}},
-		{name: open, types: []string{"ifname"}},
-		{name: mapIn, types: []string{"ifname"}, verdicts: true},
-		{name: mapOut, types: []string{"ifname"}, verdicts: true},
+		{name: macs, types: []string{"ifname", "ether_addr"}, size: maxTaps},
+		{name: ip4s, types: []string{"ifname", "ether_addr", "ipv4_addr"}, size: maxAddresses},
+		{name: ip6s, types: []string{"ifname", "ether_addr", "ipv6_addr"}, size: maxAddresses},
+		{name: open, types: []string{"ifname"}, size: maxTaps},
+		{name: groupsOf, types: []string{"ifname"}, size: maxTaps, verdicts: true},
 		{name: limitsIn, types: []string{"ifname"}, verdicts: true},
 		{name: limitsOut, types: []string{"ifname"}, verdicts: true},
 	}
@@ -46,13 +51,13 @@ func learning() []set {
 			addr = "ipv6_addr"
 		}
 		ports := []string{"iface_index", addr, addr, "inet_service", "inet_service"}
-		all = append(all, set{name: begun + tcpFlows, types: ports, size: maxFlows}, set{name: begun + udpFlows, types: ports, size: maxFlows},
-			set{name: begun + otherFlows, types: []string{"iface_index", "inet_proto", addr, addr, "inet_service"}, size: maxFlows})
+		all = append(all, set{name: begun + tcpFlows, types: ports, size: maxFlows, learns: true}, set{name: begun + udpFlows, types: ports, size: maxFlows, learns: true},
+			set{name: begun + otherFlows, types: []string{"iface_index", "inet_proto", addr, addr, "inet_service"}, size: maxFlows, learns: true})
 	}
 	return append(all, []set{
-		{name: fragments, types: []string{"iface_index", "ipv4_addr", "ipv4_addr", "inet_service", "inet_proto"}, size: maxRates},
-		{name: rateIn, types: []string{"iface_index"}, size: maxRates},
-		{name: rateOut, types: []string{"iface_index"}, size: maxRates},
+		{name: fragments, types: []string{"iface_index", "ipv4_addr", "ipv4_addr", "inet_service", "inet_proto"}, size: maxRates, learns: true},
+		{name: rateIn, types: []string{"iface_index"}, size: maxRates, learns: true},
+		{name: rateOut, types: []string{"iface_index"}, size: maxRates, learns: true},
 	}...)
 }
 

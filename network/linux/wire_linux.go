@@ -6,11 +6,12 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/dewpoint-cloud/dewpoint/internal/netns"
 )
 
 // wire is all that this package asks of the kernel. Tests put one between that breaks.
@@ -135,7 +136,7 @@ func (k *kernel) openTap(name string) (tapFile, error) {
 		return openTun(name)
 	}
 	var file tapFile
-	err := onThread(func() error {
+	err := netns.OnThread(func() error {
 		if err := unix.Setns(int(k.netns.Fd()), unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("network namespace: %w", err)
 		}
@@ -144,22 +145,6 @@ func (k *kernel) openTap(name string) (tapFile, error) {
 		return err
 	})
 	return file, err
-}
-
-// onThread runs f on a thread that ends with it, so that nobody inherits its namespace. The process's first thread never
-// ends: f gets another.
-func onThread(f func() error) error {
-	ended := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // not unlocked below: the thread ends with the goroutine
-		if unix.Gettid() == os.Getpid() {
-			ended <- onThread(f) // on another, as this one is taken
-			runtime.UnlockOSThread()
-			return
-		}
-		ended <- f()
-	}()
-	return <-ended
 }
 
 func openTun(name string) (tapFile, error) {
