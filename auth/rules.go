@@ -49,6 +49,7 @@ func DefaultPolicy() Policy {
 		"compute:get":       look,
 		"compute:list":      look,
 		"compute:list:all":  admin,
+		"compute:migrate":   admin,
 		"compute:pause":     sys,
 		"compute:reboot":    sys,
 		"compute:resume":    sys,

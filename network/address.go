@@ -195,6 +195,48 @@ func (a *Addresses) Unplug(tx *state.Tx, portID string) error {
 	return Ports.Put(tx, p)
 }
 
+// Extend has the node that an instance is moving to have the port's tap too, in the transaction that decides so: [Agent.Plug] of that node, called
+// after it, makes the tap. Whoever extends then calls [Addresses.Settle]. A port of a network with MultiHost is FailedPrecondition:
+// its guest routes through an address of the node that it is on.
+func (a *Addresses) Extend(tx *state.Tx, portID, hostID string) error {
+	p, err := Ports.Get(tx, portID)
+	if err != nil {
+		return err
+	}
+	n, err := Networks.Get(tx, p.NetworkID)
+	if err != nil {
+		return err
+	}
+	if err := n.Movable(); err != nil {
+		return err
+	}
+	p.NextHostID = hostID
+	return Ports.Put(tx, p)
+}
+
+// Movable returns why guests with a port on the network can't move to another node while they run, as a FailedPrecondition; nil if they can.
+func (n Network) Movable() error {
+	if n.MultiHost {
+		return fmt.Errorf("network %q has a gateway on each node, and its guests route through that of the node that they are on: %w", n.Name,
+			errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}
+
+// Settle ends what [Addresses.Extend] began: the port is on one of the two nodes alone, and the tap of the other is to go, by that node's
+// [Agent.Unplug]. A port that does not exist is success.
+func (a *Addresses) Settle(tx *state.Tx, portID, hostID string) error {
+	p, err := Ports.Get(tx, portID)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	p.HostID, p.NextHostID = hostID, ""
+	return Ports.Put(tx, p)
+}
+
 // free finds the lowest free address that a port of n may have. Which others are taken is no reason for the choice, so they
 // are not guarded; that this one is free is guarded when its record is inserted.
 func (a *Addresses) free(tx *state.Tx, n Network) (netip.Addr, error) {

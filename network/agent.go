@@ -185,7 +185,7 @@ func (a *Agent) Plug(ctx context.Context, portID string) (tap string, err error)
 		if err != nil {
 			return err
 		}
-		if !p.Plugged || p.HostID != a.cfg.HostID {
+		if !p.Plugged || !p.On(a.cfg.HostID) {
 			return fmt.Errorf("port %q is not plugged to node %s: %w", portID, a.cfg.HostID, errdefs.ErrFailedPrecondition)
 		}
 		n, err := Networks.Get(v, p.NetworkID)
@@ -209,8 +209,8 @@ func (a *Agent) Plug(ctx context.Context, portID string) (tap string, err error)
 	return t.Name, nil
 }
 
-// Unplug removes the tap of a port whose record is no longer plugged, and the bridge with the network's last one on this
-// node; a port that is plugged is FailedPrecondition. A tap that does not exist is success.
+// Unplug removes the tap of a port whose record is no longer plugged, or is another node's, and the bridge with the network's last one on this
+// node; a port that is plugged to this node is FailedPrecondition. A tap that does not exist is success.
 func (a *Agent) Unplug(ctx context.Context, portID string) error {
 	end, err := a.begin(ctx)
 	if err != nil {
@@ -224,7 +224,7 @@ func (a *Agent) Unplug(ctx context.Context, portID string) error {
 		if err != nil {
 			return err
 		}
-		if p.Plugged && p.HostID == a.cfg.HostID {
+		if p.Plugged && p.On(a.cfg.HostID) {
 			return fmt.Errorf("port %q is plugged to this node: %w", portID, errdefs.ErrFailedPrecondition)
 		}
 		tap = p.TapName()
@@ -246,6 +246,7 @@ func (a *Agent) Unplug(ctx context.Context, portID string) error {
 		return fmt.Errorf("port %s: %w", portID, err)
 	}
 	delete(a.taps, portID)
+	delete(a.strays, portID)
 	a.tapsChanged()
 	if err := a.cfg.Manager.Unplug(ctx, tap); err != nil {
 		return fmt.Errorf("port %s: %w", portID, err)

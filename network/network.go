@@ -93,6 +93,7 @@ type Port struct {
 	ProjectID  string
 	InstanceID string
 	HostID     string // the node that the instance is on
+	NextHostID string // the node that it is moving to, which has the port's tap too; "": it stays
 	MAC        string // in the form 02:00:5e:00:53:01; unique in the cloud
 	Addrs      []netip.Addr
 	Hostname   string
@@ -117,6 +118,11 @@ func (p Port) Clone() Port {
 
 // TapName returns the name of the port's tap device on its node.
 func (p Port) TapName() string { return "dp" + p.ID[:8] + p.ID[9:13] }
+
+// On tells whether the port is a node's: that on which its instance is, or to which that is moving.
+func (p Port) On(hostID string) bool {
+	return hostID != "" && (p.HostID == hostID || p.NextHostID == hostID)
+}
 
 // HardwareAddr returns the MAC address in binary form.
 func (p Port) HardwareAddr() net.HardwareAddr {
@@ -174,7 +180,12 @@ var (
 		state.Index("tap", func(p Port) []string { return []string{p.TapName()} }),
 		state.Index("instance", func(p Port) []string { return []string{p.InstanceID} }),
 		state.Index("network", func(p Port) []string { return []string{p.NetworkID} }),
-		state.Index("host", func(p Port) []string { return []string{p.HostID} }),
+		state.Index("host", func(p Port) []string {
+			if p.NextHostID != "" {
+				return []string{p.HostID, p.NextHostID}
+			}
+			return []string{p.HostID}
+		}),
 		state.Index("security-group", func(p Port) []string { return p.SecurityGroups }))
 )
 

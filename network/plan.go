@@ -46,7 +46,7 @@ func answered(r state.Reader, hostID string, plan Desired) Desired {
 	d.Taps = slices.Clone(plan.Taps)
 	for n := range Networks.By(r, "node", hostID) {
 		for p := range Ports.By(r, "network", n.ID) {
-			if p.Plugged && p.HostID != hostID {
+			if p.Plugged && !p.On(hostID) {
 				d.Taps = append(d.Taps, p.tap(n))
 			}
 		}

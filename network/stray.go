@@ -25,7 +25,7 @@ func (a *Agent) findStrays(ctx context.Context) error {
 	strays := map[string]bool{}
 	_ = a.cfg.Store.View(func(v *state.View) error {
 		for _, t := range has.Taps {
-			if p, err := Ports.Get(v, t.Port); err == nil && p.Plugged && p.HostID != a.cfg.HostID {
+			if p, err := Ports.Get(v, t.Port); err == nil && p.Plugged && !p.On(a.cfg.HostID) {
 				strays[p.ID] = true
 				a.cfg.Logger.Warn("network: the tap of a port of another node; it stays", "tap", t.Name, "port", p.ID, "instance", p.InstanceID,
 					"node", p.HostID)
@@ -45,7 +45,7 @@ func (a *Agent) plan(r *state.View) Desired {
 	}
 	for id := range a.strays {
 		p, err := Ports.Get(r, id)
-		if err != nil || !p.Plugged || p.HostID == a.cfg.HostID {
+		if err != nil || !p.Plugged || p.On(a.cfg.HostID) {
 			delete(a.strays, id)
 			continue
 		}

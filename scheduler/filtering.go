@@ -28,7 +28,7 @@ type Config struct {
 	Sample int
 }
 
-// Filtering is the reference scheduler: it filters, then weighs. A request's Host and Zone narrow the search before the
+// Filtering is the reference scheduler: it filters, then weighs. A request's Host, Zone and Except narrow the search before the
 // filters are asked, whatever these are.
 type Filtering struct{ cfg Config }
 

@@ -137,6 +137,9 @@ func (l *look) choose(candidates []Candidate) *Candidate {
 
 // failed returns the name of the first filter that a host does not pass, "" if it passes all.
 func (l *look) failed(c *Candidate) string {
+	if l.req.Except != "" && c.ID == l.req.Except {
+		return "another host"
+	}
 	for _, filter := range l.cfg.Filters {
 		if !filter.Pass(l.req, *c) {
 			return filter.Name

@@ -53,6 +53,7 @@ type Request struct {
 	Resources
 	Zone      string // availability zone; "": any
 	Host      string // a host's id or name: no other will do; "": any
+	Except    string // the id of a host that won't do: the one that an instance leaves; "": none
 	ProjectID string
 }
 

@@ -147,6 +147,35 @@ func Leave(tx *state.Tx, volumeID string, epoch uint64) error {
 	return Volumes.Put(tx, v)
 }
 
+// Admit lets a second initiator use the volume besides the first, with the same secret, as one part of a transaction: that of the host that the
+// consumer is moving to. [Attachment.Admitted] says when it can log in. Whoever admits then calls [Settle]. An attachment that has ended,
+// or is about to, is NotFound.
+func Admit(tx *state.Tx, volumeID string, epoch uint64, initiator string) error {
+	return readmit(tx, volumeID, epoch, func(a *Attachment) { a.Next = initiator })
+}
+
+// Settle ends what [Admit] began: the consumer is on one of the two hosts, the node, and nobody but its initiator may log in. The sessions of
+// the other are ended. An attachment that has ended, or is about to, is NotFound.
+func Settle(tx *state.Tx, volumeID string, epoch uint64, node, initiator string) error {
+	return readmit(tx, volumeID, epoch, func(a *Attachment) { a.NodeID, a.Initiator, a.Next = node, initiator, "" })
+}
+
+func readmit(tx *state.Tx, volumeID string, epoch uint64, change func(*Attachment)) error {
+	v, a, err := held(tx, volumeID, epoch)
+	if err != nil {
+		return err
+	}
+	if a.Ending {
+		return fmt.Errorf("volume %s: its attachment %d is being ended: %w", volumeID, epoch, errdefs.ErrNotFound)
+	}
+	a.Admitted = false
+	change(&a)
+	if err := Attachments.Put(tx, a); err != nil {
+		return err
+	}
+	return v.begin(tx, kindAdmit, 0, work{Epoch: epoch})
+}
+
 // Release ends an attachment: the volume is "detaching" until its host has ended every session, and "available" then. The
 // reason, which may be empty, becomes its Fault. With deletion it is deleted then instead. One that has ended is success.
 func Release(tx *state.Tx, volumeID string, epoch uint64, reason string, deletion bool) error {

@@ -190,7 +190,10 @@ func (c *cloud) attach(t testing.TB, id string) volume.Volume {
 	return v
 }
 
-const initiator = "iqn.2026-01.example:client"
+const (
+	initiator       = "iqn.2026-01.example:client"
+	secondInitiator = "iqn.2026-01.example:second"
+)
 
 func request(id string) volume.AttachRequest {
 	return volume.AttachRequest{Volume: id, Consumer: "a machine", Initiator: initiator}

@@ -2,7 +2,9 @@ package volume_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 
@@ -10,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dewpoint-cloud/dewpoint/image"
+	"github.com/dewpoint-cloud/dewpoint/state"
 	"github.com/dewpoint-cloud/dewpoint/state/operation"
 	"github.com/dewpoint-cloud/dewpoint/state/operation/optest"
 	"github.com/dewpoint-cloud/dewpoint/volume"
@@ -54,6 +57,25 @@ func (w *crashing) Check() error {
 }
 
 func (w *crashing) Close() error { return w.close() }
+
+// lets checks that exactly these of the two initiators can log in.
+func (w *crashing) lets(id string, want ...string) error {
+	var at volume.Attachment
+	err := w.store.View(func(r *state.View) (err error) { at, err = volume.Attachments.Get(r, id); return err })
+	if err != nil {
+		return err
+	}
+	if at.Admitted != (len(want) == 2) {
+		return fmt.Errorf("on record: %+v", at)
+	}
+	for _, who := range []string{initiator, secondInitiator} {
+		_, err := w.nodes[0].exporter.Login(at.Target, who, at.User, at.Secret)
+		if (err == nil) != slices.Contains(want, who) {
+			return fmt.Errorf("%s logs in: %w", who, err)
+		}
+	}
+	return nil
+}
 
 func TestCrashes(t *testing.T) {
 	broken := fmt.Errorf("broken: %w", errdefs.ErrFailedPrecondition)
@@ -149,6 +171,17 @@ func TestCrashes(t *testing.T) {
 		}), want: volume.StateAvailable},
 		"detach after the exporter's death": {begin: after(attached, func(w *crashing) error { w.nodes[0].exporter.Restart(); return detach(w) }),
 			want: volume.StateAvailable},
+		"admit and settle": {begin: after(attached, func(w *crashing) error {
+			return errors.Join(w.store.Update(w.ctx, func(tx *state.Tx) error { return volume.Admit(tx, w.id, 1, secondInitiator) }),
+				w.store.Update(w.ctx, func(tx *state.Tx) error { return volume.Settle(tx, w.id, 1, "node", secondInitiator) }))
+		}), want: volume.StateInUse, more: func(w *crashing) error { return w.lets(w.id, secondInitiator) }},
+		"admit": {begin: after(attached, func(w *crashing) error {
+			return w.store.Update(w.ctx, func(tx *state.Tx) error { return volume.Admit(tx, w.id, 1, secondInitiator) })
+		}), want: volume.StateInUse, more: func(w *crashing) error { return w.lets(w.id, initiator, secondInitiator) }},
+		"detach while admitting": {begin: after(attached, func(w *crashing) error {
+			err := w.store.Update(w.ctx, func(tx *state.Tx) error { return volume.Admit(tx, w.id, 1, secondInitiator) })
+			return errors.Join(err, detach(w))
+		}), want: volume.StateAvailable},
 		"extend":            {begin: after(exists, extend), want: volume.StateAvailable, more: size(3)},
 		"extend that fails": {begin: spoilt(fakevolume.MethodExtend, after(exists, extend)), want: volume.StateAvailable, more: size(3)},
 		"extend in use":     {begin: after(attached, extend), want: volume.StateInUse, more: size(3)},

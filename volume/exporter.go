@@ -8,7 +8,8 @@ import "context"
 type Exporter interface {
 	// Export makes a volume available to one initiator and returns where, when that can log in. When it returns, no
 	// session of an older epoch of the volume touches it any more. The same export again is success; one with an epoch
-	// older than the newest that there is is FailedPrecondition.
+	// older than the newest that there is is FailedPrecondition. With another Initiator or Also in the same epoch, who is
+	// one of the two still goes on, and the sessions of who is none any more have ended.
 	Export(ctx context.Context, e Export) (Target, error)
 
 	// Unexport ends a volume's export and every session of it; when it returns, nothing of them touches the volume any more, and the
@@ -30,7 +31,8 @@ type Export struct {
 	Path     string // of the device or file, as [Driver] returned it
 
 	Initiator string // the IQN that may log in
-	User      string // what it proves to know, by CHAP
+	Also      string // a second IQN that may, while a machine moves from the one to the other; "": none
+	User      string // what they prove to know, by CHAP
 	Secret    string
 }
 

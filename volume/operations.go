@@ -20,6 +20,7 @@ type work struct {
 	SizeGiB    int    // of an extension
 	OldGiB     int    // the size before it; if it failed, that after it
 	Target     Target // of an export: where it is
+	Next       string // who else may log in, when it was admitted
 	Delete     bool   // of a release: the volume is deleted then
 }
 
@@ -30,6 +31,7 @@ const (
 	kindExtend         = "volume.extend"
 	kindExport         = "volume.export"
 	kindRelease        = "volume.release"
+	kindAdmit          = "volume.admit"
 	kindSnapshot       = "volume.snapshot"
 	kindDeleteSnapshot = "volume.snapshot.delete"
 )
@@ -94,6 +96,14 @@ func (a *Agent) kinds() []operation.Definition {
 			Persist: true,
 			Steps:   []operation.Step[work]{{Name: "export", Do: a.unexport}},
 			Done:    released,
+			Problem: problem,
+		}),
+		// Who else may log in is as the attachment says when it is done; who may not any more must not go on, so there is no way back.
+		operation.Define(operation.Kind[work]{
+			Name:    kindAdmit,
+			Persist: true,
+			Steps:   []operation.Step[work]{{Name: "export", Do: a.admit}},
+			Done:    admitted,
 			Problem: problem,
 		}),
 		operation.Define(operation.Kind[work]{
@@ -214,14 +224,30 @@ func (a *Agent) export(ctx context.Context, w *work) error {
 	return err
 }
 
+// admit has the export let in whom the attachment names now.
+func (a *Agent) admit(ctx context.Context, w *work) error {
+	unlock, err := a.locks.Lock(ctx, w.VolumeID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	at, found, err := a.attachment(w.VolumeID)
+	if err != nil || !found || at.Epoch != w.Epoch || at.Ending {
+		return err
+	}
+	w.Next = at.Next
+	w.Target, err = a.exportNow(ctx, at)
+	return err
+}
+
 // exportNow exports a volume as its attachment says. The volume is locked.
 func (a *Agent) exportNow(ctx context.Context, at Attachment) (Target, error) {
 	path, err := a.cfg.Driver.Path(ctx, at.VolumeID)
 	if err != nil {
 		return Target{}, err
 	}
-	return a.cfg.Exporter.Export(ctx, Export{VolumeID: at.VolumeID, Epoch: at.Epoch, Path: path, Initiator: at.Initiator, User: at.User,
-		Secret: at.Secret})
+	return a.cfg.Exporter.Export(ctx, Export{VolumeID: at.VolumeID, Epoch: at.Epoch, Path: path, Initiator: at.Initiator, Also: at.Next,
+		User: at.User, Secret: at.Secret})
 }
 
 func (a *Agent) unexport(ctx context.Context, w *work) error {
@@ -355,6 +381,15 @@ func exported(tx *state.Tx, w *work) error {
 			return err
 		}
 	}
+	return Attachments.Put(tx, at)
+}
+
+func admitted(tx *state.Tx, w *work) error {
+	_, at, err := held(tx, w.VolumeID, w.Epoch)
+	if err != nil || at.Ending {
+		return ignoreMissing(err)
+	}
+	at.Target, at.Admitted = w.Target, at.Next != "" && at.Next == w.Next
 	return Attachments.Put(tx, at)
 }
 

@@ -90,6 +90,10 @@ type Attachment struct {
 	User      string // CHAP
 	Secret    string // CHAP; see the package's documentation
 
+	// Next is the IQN that may log in too, of the host that the consumer is moving to; "": it stays. See [Admit].
+	Next     string
+	Admitted bool // Next can log in
+
 	Target Target // where it is, once it is exported
 	Ready  bool   // it is exported
 	Ending bool   // it is being ended

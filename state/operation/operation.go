@@ -230,6 +230,21 @@ func Cancel(tx *state.Tx, object, kind string) (int, error) {
 	return n, nil
 }
 
+// Reassign gives the operations of an object that wait for their turn from one owner to another: what they work on has moved. Those that a
+// worker has taken stay. The new owner's runner must be rung after the transaction.
+func Reassign(tx *state.Tx, object, from, to string) error {
+	for r := range Table.By(tx, "object", object) {
+		if r.Owner != from || r.Holder != "" {
+			continue
+		}
+		r.Owner = to
+		if err := Table.Put(tx, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Open returns the open operations of an object in their order.
 func Open(r state.Reader, object string) []Record {
 	var all []Record

@@ -3,6 +3,7 @@ package fakevolume
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -65,13 +66,17 @@ func targetOf(id string) volume.Target {
 func (x *Exporter) Export(ctx context.Context, e volume.Export) (volume.Target, error) {
 	err := x.do(ctx, "Export", e.VolumeID, func() error {
 		have, there := x.exports[e.VolumeID]
+		same := have
+		same.Initiator, same.Also = e.Initiator, e.Also
 		switch {
 		case e.Epoch < x.newest[e.VolumeID]:
 			return fmt.Errorf("volume %s: epoch %d is over, there has been %d: %w", e.VolumeID, e.Epoch, x.newest[e.VolumeID], errdefs.ErrFailedPrecondition)
-		case there && have.Epoch == e.Epoch && have != e:
+		case there && have.Epoch == e.Epoch && same != e:
 			return fmt.Errorf("volume %s: epoch %d has other contents: %w", e.VolumeID, e.Epoch, errdefs.ErrAlreadyExists)
 		case !there || have.Epoch != e.Epoch:
 			x.end(e.VolumeID)
+		default:
+			x.end(e.VolumeID, e.Initiator, e.Also)
 		}
 		x.exports[e.VolumeID], x.newest[e.VolumeID] = e, e.Epoch
 		return nil
@@ -82,10 +87,10 @@ func (x *Exporter) Export(ctx context.Context, e volume.Export) (volume.Target, 
 	return targetOf(e.VolumeID), nil
 }
 
-// end ends the sessions of a volume. x.mu is held.
-func (x *Exporter) end(id string) {
+// end ends the sessions of a volume, but for those of some initiators. x.mu is held.
+func (x *Exporter) end(id string, but ...string) {
 	for s := range x.open {
-		if s.id == id {
+		if s.id == id && !slices.Contains(but, s.initiator) {
 			delete(x.open, s)
 		}
 	}
@@ -125,8 +130,9 @@ func (x *Exporter) Exports(ctx context.Context) (all []volume.Exported, err erro
 
 // Session is an initiator that is logged in.
 type Session struct {
-	exporter *Exporter
-	id       string
+	exporter  *Exporter
+	id        string
+	initiator string
 }
 
 // Login lets an initiator in, or is PermissionDenied.
@@ -134,8 +140,8 @@ func (x *Exporter) Login(t volume.Target, initiator, user, secret string) (*Sess
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for id, e := range x.exports {
-		if targetOf(id) == t && e.Initiator == initiator && e.User == user && e.Secret == secret {
-			s := &Session{x, id}
+		if targetOf(id) == t && (initiator == e.Initiator || initiator == e.Also) && initiator != "" && e.User == user && e.Secret == secret {
+			s := &Session{x, id, initiator}
 			x.open[s] = struct{}{}
 			return s, nil
 		}

@@ -70,15 +70,20 @@ func (x *Exporter) Export(ctx context.Context, e volume.Export) (volume.Target, 
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	store := v.store
-	if store == nil || v.export != e {
+	before := v.export
+	before.Initiator, before.Also = e.Initiator, e.Also
+	if store == nil || before != e {
 		var err error
 		if store, err = OpenFile(e.Path); err != nil {
 			return volume.Target{}, fmt.Errorf("volume %s: %w: %w", e.VolumeID, err, errdefs.ErrFailedPrecondition)
 		}
 	}
 	iqn := x.cfg.Prefix + e.VolumeID
-	err := x.cfg.Target.Export(ctx, Export{IQN: iqn, Volume: e.VolumeID, Store: store, Epoch: e.Epoch,
-		Initiators: []Initiator{{IQN: e.Initiator, User: e.User, Secret: e.Secret}}})
+	initiators := []Initiator{{IQN: e.Initiator, User: e.User, Secret: e.Secret}}
+	if e.Also != "" {
+		initiators = append(initiators, Initiator{IQN: e.Also, User: e.User, Secret: e.Secret})
+	}
+	err := x.cfg.Target.Export(ctx, Export{IQN: iqn, Volume: e.VolumeID, Store: store, Epoch: e.Epoch, Initiators: initiators})
 	refused := errdefs.IsFailedPrecondition(err) || errdefs.IsAlreadyExists(err) || errdefs.IsInvalidArgument(err)
 	if store != v.store {
 		if refused {
@@ -87,9 +92,12 @@ func (x *Exporter) Export(ctx context.Context, e volume.Export) (volume.Target, 
 		if v.store != nil {
 			v.older = append(v.older, v.store)
 		}
-		v.store, v.export = store, e
+		v.store = store
 	}
-	if err != nil { // sessions of an older epoch are still being ended
+	if !refused {
+		v.export = e
+	}
+	if err != nil { // sessions are still being ended
 		return volume.Target{}, err
 	}
 	return volume.Target{Portal: x.cfg.Portal, IQN: iqn}, v.closeOlder()

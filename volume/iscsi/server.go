@@ -124,9 +124,11 @@ func (s *Server) Export(ctx context.Context, export Export) error {
 		return fmt.Errorf("export %s: epoch %d has other contents: %w", export.IQN, export.Epoch, errdefs.ErrAlreadyExists)
 	case old != nil && old.Epoch == export.Epoch:
 		e = old
+		e.Initiators = export.Initiators
+		e.waiting = s.evict(e, func(c *conn) bool { return e.entry(c.initiator) == nil })
 	default:
 		if old != nil {
-			e.waiting = s.evict(old)
+			e.waiting = s.evict(old, func(*conn) bool { return true })
 		}
 		s.exports[export.IQN] = e
 		s.epochs[export.IQN] = export.Epoch
@@ -136,26 +138,34 @@ func (s *Server) Export(ctx context.Context, export Export) error {
 	return wait(ctx, waiting)
 }
 
-// same tells whether an export has the contents of another.
+// same tells whether an export has the contents of another, and the same to say of whoever may use both.
 func (e *exported) same(other Export) bool {
-	if e.IQN != other.IQN || e.LUN != other.LUN || e.Volume != other.Volume || e.Store != other.Store || e.ReadOnly != other.ReadOnly ||
-		len(e.Initiators) != len(other.Initiators) {
-		return false
-	}
-	for i := range e.Initiators {
-		if e.Initiators[i] != other.Initiators[i] {
+	for _, i := range other.Initiators {
+		if entry := e.entry(i.IQN); entry != nil && *entry != i {
 			return false
 		}
 	}
-	return true
+	return e.IQN == other.IQN && e.LUN == other.LUN && e.Volume == other.Volume && e.Store == other.Store && e.ReadOnly == other.ReadOnly
 }
 
-// evict begins to end all sessions of an export and returns those to wait for. The server is locked.
-func (s *Server) evict(e *exported) []*conn {
+// entry returns what an export says of an initiator, nil if it is not for it.
+func (e *exported) entry(initiator string) *Initiator {
+	for _, i := range e.Initiators {
+		if i.IQN == initiator {
+			return &i
+		}
+	}
+	return nil
+}
+
+// evict begins to end those sessions of an export and returns all to wait for. The server is locked.
+func (s *Server) evict(e *exported, those func(*conn) bool) []*conn {
 	waiting := e.waiting
 	for c := range e.sessions {
-		c.kill("its export has ended")
-		waiting = append(waiting, c)
+		if those(c) {
+			c.kill("it may not use its export any more")
+			waiting = append(waiting, c)
+		}
 	}
 	return waiting
 }
@@ -198,7 +208,7 @@ func (s *Server) Unexport(ctx context.Context, iqn string, epoch uint64) error {
 		return fmt.Errorf("unexport %s: epoch %d is over, there is %d: %w", iqn, epoch, e.Epoch, errdefs.ErrFailedPrecondition)
 	}
 	e.Initiators = nil // nobody gets in any more
-	e.waiting = s.evict(e)
+	e.waiting = s.evict(e, func(*conn) bool { return true })
 	waiting := e.waiting
 	s.mu.Unlock()
 	if err := wait(ctx, waiting); err != nil {
@@ -248,10 +258,8 @@ func (s *Server) find(target, initiator string) (*exported, *Initiator) {
 	if e == nil {
 		return nil, nil
 	}
-	for _, i := range e.Initiators {
-		if i.IQN == initiator {
-			return e, &i
-		}
+	if entry := e.entry(initiator); entry != nil {
+		return e, entry
 	}
 	return nil, nil
 }
@@ -282,7 +290,7 @@ func (s *Server) admit(ctx context.Context, c *conn) uint16 {
 		}
 		var older *conn
 		if e := c.export; e != nil {
-			if s.exports[e.IQN] != e || e.Initiators == nil {
+			if s.exports[e.IQN] != e || e.entry(c.initiator) == nil {
 				s.mu.Unlock()
 				return statusNotFound
 			}

@@ -283,6 +283,44 @@ func TestEpochsFence(t *testing.T) {
 	require.ErrorContains(t, s.Export(ctx, exportOf(store)), "epoch 0 is over")
 }
 
+// Within an epoch, who may no longer use an export is put out, and nobody gets in while something of it can still write. Who may goes on.
+func TestInitiatorsChangeWithinAnEpoch(t *testing.T) {
+	ctx := context.Background()
+	store := newMemory(1 << 20)
+	s, source, addr := session(t, store)
+	before, after := exportOf(store), exportOf(store)
+	before.Initiators, after.Initiators = []Initiator{{IQN: testInitiator}}, []Initiator{{IQN: testInitiator2}}
+	require.NoError(t, s.Export(ctx, before))
+	destination := dial(t, addr, testInitiator2)
+	require.Equal(t, loginError(statusNotFound), destination.login(testTarget, secrets{}))
+	both := exportOf(store)
+	both.Initiators = []Initiator{{IQN: testInitiator}, {IQN: testInitiator2}}
+	require.NoError(t, s.Export(ctx, both))
+	source.good(t, testUnitReady, nil, 0)
+	destination = dial(t, addr, testInitiator2)
+	require.NoError(t, destination.login(testTarget, secrets{}))
+	changed := both
+	changed.Initiators = []Initiator{{IQN: testInitiator2, User: "u", Secret: "another secret of it"}}
+	require.ErrorContains(t, s.Export(ctx, changed), "other contents")
+
+	release := store.hold()
+	defer release()
+	fua := write16(0, 1)
+	fua[1] = 8
+	require.NoError(t, source.send(source.header(fua, 0, pdu.Final|pdu.Write, 512), pattern(512, 1)))
+	require.Eventually(t, func() bool { return store.held.Load() == 1 }, 5*time.Second, time.Millisecond)
+	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel()
+	require.Equal(t, context.DeadlineExceeded, s.Export(short, after))
+	_, _, err := source.receive()
+	require.Error(t, err)
+	i := dial(t, addr, testInitiator)
+	require.Equal(t, loginError(statusNotFound), i.login(testTarget, secrets{}))
+	release()
+	require.NoError(t, s.Export(ctx, after))
+	destination.good(t, write16(0, 1), pattern(512, 2), 0)
+}
+
 func TestStoppingDrains(t *testing.T) {
 	store := newMemory(1 << 20)
 	s := NewServer(Config{})

@@ -12,7 +12,8 @@ type Target interface {
 	//
 	// An export of the same IQN with an older epoch is replaced: its sessions are ended, and when Export returns nothing of
 	// them touches the volume any more; the caller may then close the older Store. With the same epoch and the same contents
-	// Export does nothing; with other contents it is AlreadyExists. A newer epoch than this one, now or before, is
+	// Export does nothing; with other Initiators, the sessions of those that are no longer among them are ended in the same way, and
+	// the rest goes on; with other contents it is AlreadyExists. A newer epoch than this one, now or before, is
 	// FailedPrecondition. If ctx ends while sessions are being ended, its error is returned, nobody can log in, and the call
 	// is to be repeated. Fields that can't be are InvalidArgument.
 	Export(ctx context.Context, export Export) error

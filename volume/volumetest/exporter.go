@@ -153,6 +153,56 @@ func exporterRows() []exporterRow {
 			},
 		},
 		{
+			name: "a machine moves",
+			rule: "With another Initiator or Also in the same epoch, who is one of the two still goes on, and the sessions of who is none any more have ended.",
+			check: func(ctx context.Context, e ExporterEnv, x volume.Export) error {
+				for _, stays := range []bool{true, false} {
+					x.Epoch++
+					t, source, err := e.exported(ctx, x)
+					if err != nil {
+						return err
+					}
+					there := x
+					there.Initiator = "iqn.2026-01.example:two"
+					if _, err := e.login(t, there); err == nil {
+						return refused("another initiator, before it may", err)
+					}
+					both, ends := x, x
+					both.Also = there.Initiator
+					if !stays {
+						ends = there
+					}
+					if again, err := e.Exporter.Export(ctx, both); err != nil || again != t {
+						return fmt.Errorf("for two at %+v, before at %+v: %w", again, t, err)
+					}
+					destination, err := e.login(t, there)
+					if err != nil {
+						return fmt.Errorf("login of the second: %w", err)
+					}
+					if err := errors.Join(source(), destination()); err != nil {
+						return fmt.Errorf("both are in: %w", err)
+					}
+					if _, err := e.Exporter.Export(ctx, ends); err != nil {
+						return fmt.Errorf("for one again: %w", err)
+					}
+					on, off, out := source, destination, there
+					if !stays {
+						on, off, out = destination, source, x
+					}
+					if err := on(); err != nil {
+						return fmt.Errorf("the session of who is in still: %w", err)
+					}
+					if off() == nil {
+						return errors.New("a session of who is out writes")
+					}
+					if _, err := e.login(t, out); err == nil {
+						return refused("who is out", err)
+					}
+				}
+				return nil
+			},
+		},
+		{
 			name: "unexport",
 			rule: "Unexport ends a volume's export and every session of it; when it returns, nothing of them touches the volume any more",
 			check: func(ctx context.Context, e ExporterEnv, x volume.Export) error {

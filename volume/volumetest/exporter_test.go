@@ -100,6 +100,22 @@ func TestSuiteFindsBrokenExporters(t *testing.T) {
 				return at, nil
 			}
 		}},
+		"a machine that moves is shut out": {"a machine moves", func(b *brokenExporter, _ *ExporterEnv) {
+			b.export = func(ctx context.Context, e volume.Export) (volume.Target, error) {
+				e.Also = ""
+				return b.Exporter.Export(ctx, e)
+			}
+		}},
+		"both stay in": {"a machine moves", func(b *brokenExporter, env *ExporterEnv) {
+			seen := map[uint64]string{}
+			b.export = func(ctx context.Context, e volume.Export) (volume.Target, error) {
+				if e.Also != "" {
+					seen[e.Epoch] = e.Also
+				}
+				e.Also = seen[e.Epoch]
+				return b.Exporter.Export(ctx, e)
+			}
+		}},
 		"it keeps what is unexported": {"unexport", func(b *brokenExporter, _ *ExporterEnv) {
 			b.unexport = func(context.Context, string, uint64) error { return nil }
 		}},
