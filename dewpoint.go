@@ -154,9 +154,9 @@ func (c *Config) complete() error {
 	return nil
 }
 
-// HostUse returns what the instances on a host take of it: the Used of a [scheduler.Config].
+// HostUse returns what the instances on a host, and those that are moving to it, take of it: the Used of a [scheduler.Config].
 func HostUse(r state.Reader, hostID string) scheduler.Resources {
-	return compute.HostUse.Get(r, hostID)
+	return compute.Used(r, hostID)
 }
 
 // Schema returns every table of a cloud, for programs that open its log by themselves, to look or to migrate.

@@ -85,7 +85,7 @@ func newCloudOver(t testing.TB, log state.Log, hosts int, wrap func(queue.Bus) q
 	var err error
 	c.store, err = state.Open(c.ctx, state.Config{Log: log, Schema: schema()})
 	require.NoError(t, err)
-	pick, err := scheduler.New(scheduler.Config{Used: compute.HostUse.Get})
+	pick, err := scheduler.New(scheduler.Config{Used: compute.Used})
 	require.NoError(t, err)
 	c.service, err = compute.NewService(compute.ServiceConfig{Store: c.store, Bus: c.bus, Scheduler: pick, Addresses: c.addrs,
 		Policy: auth.DefaultPolicy()})

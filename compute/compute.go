@@ -37,7 +37,9 @@ type Instance struct {
 
 	HostID string // where it runs
 	Zone   string
-	Ports  []string // ids of its network ports, in the order of its cards
+	// Elsewhere are the ids of the hosts that it has left, or did not come to, and that have not removed yet what they have of it.
+	Elsewhere []string
+	Ports     []string // ids of its network ports, in the order of its cards
 
 	State State
 	Task  Task       // what is being done to it
@@ -61,6 +63,7 @@ type Instance struct {
 func (i Instance) Clone() Instance {
 	i.Ports = append([]string(nil), i.Ports...)
 	i.UserData = append([]byte(nil), i.UserData...)
+	i.Elsewhere = append([]string(nil), i.Elsewhere...)
 	return i
 }
 
@@ -109,7 +112,8 @@ var (
 			return []string{fmt.Sprintf("%s/%d", tokenKey(i.ProjectID, i.Token), i.LaunchIndex)}
 		}))
 
-	// HostUse is what the instances of a host take of it. An instance in error takes nothing: it has been undone.
+	// HostUse is what the instances of a host take of it, besides those that are on their way to it: see [Used]. An instance in error
+	// takes nothing: it has been undone.
 	HostUse = state.NewSum("host-use", Instances, func(i Instance) (string, scheduler.Resources) {
 		if !i.claims() {
 			return "", scheduler.Resources{}
@@ -124,7 +128,14 @@ var (
 )
 
 // Schema returns what a store needs for this package.
-func Schema() []state.Schema { return []state.Schema{Flavors, Instances, HostUse, ProjectUse} }
+func Schema() []state.Schema {
+	return []state.Schema{Flavors, Instances, HostUse, ProjectUse, Migrations, ComingUse}
+}
+
+// Used returns what of a host is given away: to the instances on it, and to those that are moving to it.
+func Used(r state.Reader, hostID string) scheduler.Resources {
+	return HostUse.Get(r, hostID).Plus(ComingUse.Get(r, hostID))
+}
 
 // State is what an instance is.
 type State string
@@ -151,6 +162,7 @@ const (
 	TaskStopping   Task = "stopping"
 	TaskDeleting   Task = "deleting"
 	TaskNetworking Task = "networking" // a fixed IP comes or goes
+	TaskMigrating  Task = "migrating"  // it moves to another host while it runs
 )
 
 // allowed is the state machine: from which states an action may begin. Another task must not be under way, except that
@@ -161,6 +173,7 @@ var allowed = map[Task][]State{
 	TaskStarting:   {StateStopped},
 	TaskStopping:   {StateActive, StatePaused},
 	TaskNetworking: {StateActive, StatePaused, StateStopped},
+	TaskMigrating:  {StateActive},
 }
 
 // may returns why a task can't begin now.
@@ -185,6 +198,8 @@ func (i Instance) Status() string {
 		return "REBOOT"
 	case i.Task == TaskHardReboot:
 		return "HARD_REBOOT"
+	case i.Task == TaskMigrating:
+		return "MIGRATING"
 	}
 	switch i.State {
 	case StateBuilding:

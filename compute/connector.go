@@ -63,9 +63,10 @@ func InitiatorOf(hostID string) string {
 	return "iqn.2026-01.cloud.dewpoint:host-" + strings.ToLower(strings.ReplaceAll(hostID, "_", "-"))
 }
 
-func connectionOf(at volume.Attachment) Connection {
-	return Connection{VolumeID: at.VolumeID, Epoch: at.Epoch, Target: at.Target, Initiator: at.Initiator, User: at.User, Secret: at.Secret,
-		Device: at.Device}
+// connectionOf is how this host reaches a volume of an instance: the one that is on it, or is coming.
+func (a *Agent) connectionOf(at volume.Attachment) Connection {
+	return Connection{VolumeID: at.VolumeID, Epoch: at.Epoch, Target: at.Target, Initiator: InitiatorOf(a.cfg.Host.ID), User: at.User,
+		Secret: at.Secret, Device: at.Device}
 }
 
 // attachments returns those of an instance that are not being ended.

@@ -15,7 +15,7 @@
 // # The records
 //
 // An [Instance] is a record until the moment it is terminated, and everything else follows from it. What a project uses
-// ([ProjectUse]) and what a host has given away ([HostUse]) are sums over these records, kept by the store in the same
+// ([ProjectUse]) and what a host has given away ([Used]) are sums over these records, kept by the store in the same
 // transactions. An instance whose launch failed is in error: it counts in its project's quota until somebody terminates it,
 // but its place, its addresses and its files have been given back.
 //

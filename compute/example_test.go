@@ -28,7 +28,7 @@ func Example() {
 		log.Fatal(err)
 	}
 	bus := memqueue.New(memqueue.Config{})
-	placement, err := scheduler.New(scheduler.Config{Used: compute.HostUse.Get})
+	placement, err := scheduler.New(scheduler.Config{Used: compute.Used})
 	if err != nil {
 		log.Fatal(err)
 	}

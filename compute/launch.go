@@ -86,6 +86,7 @@ func (a *Agent) terminate() operation.Definition {
 			a.together(kindTerminate, "remove",
 				operation.Step[work]{Name: "network", Do: a.unplug},
 				operation.Step[work]{Name: "disks", Do: a.removeDisks},
+				operation.Step[work]{Name: "elsewhere", Do: a.awaitElsewhere},
 			),
 		},
 		Persist: true,

@@ -5,6 +5,7 @@ import (
 	"net"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -105,6 +106,22 @@ func (m Machine) Validate() error {
 		}
 	}
 	return nil
+}
+
+// Clone returns a copy that shares nothing.
+func (m Machine) Clone() Machine {
+	m.Disks, m.NICs = slices.Clone(m.Disks), slices.Clone(m.NICs)
+	for i, d := range m.Disks {
+		m.Disks[i].Backing = slices.Clone(d.Backing)
+		if d.ISCSI != nil {
+			target := *d.ISCSI
+			m.Disks[i].ISCSI = &target
+		}
+	}
+	for i, n := range m.NICs {
+		m.NICs[i].MAC = slices.Clone(n.MAC)
+	}
+	return m
 }
 
 // Device returns the name of a disk of the machine, by its place among them.

@@ -42,6 +42,9 @@ func (a *Agent) unnamed(domains []Domain, before map[string]uint64) (all []Domai
 			}
 			i, err := Instances.Get(v, d.ID)
 			_, known := before[d.ID]
+			if err == nil && a.passes(v, i) {
+				continue
+			}
 			if (err != nil && !known) || (err == nil && (i.HostID != a.cfg.Host.ID || i.Epoch != d.Epoch)) {
 				all = append(all, d)
 			}

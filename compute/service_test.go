@@ -298,7 +298,7 @@ func TestATokenHoldsBetweenTwoProcesses(t *testing.T) {
 	var err error
 	b.store, err = state.Open(a.ctx, state.Config{Log: a.log, Schema: schema()})
 	require.NoError(t, err)
-	pick, err := scheduler.New(scheduler.Config{Used: compute.HostUse.Get})
+	pick, err := scheduler.New(scheduler.Config{Used: compute.Used})
 	require.NoError(t, err)
 	b.service, err = compute.NewService(compute.ServiceConfig{Store: b.store, Bus: b.bus, Scheduler: pick, Addresses: &network.Addresses{},
 		Policy: auth.DefaultPolicy()})

@@ -132,6 +132,9 @@ func (s *Service) DetachVolume(ctx context.Context, volumeID string) error {
 		if i.Task == TaskDeleting {
 			return errNothing // with the instance
 		}
+		if i.Task == TaskMigrating {
+			return fmt.Errorf("instance %s is %s, and its volumes are on two hosts: %w", i.ID, i.Task, errdefs.ErrFailedPrecondition)
+		}
 		if err := volume.Leave(tx, volumeID, at.Epoch); err != nil {
 			return err
 		}
@@ -222,7 +225,7 @@ func (a *Agent) tellSize(ctx context.Context, w *volumeWork) error {
 		return ended(err)
 	}
 	bytes := int64(v.SizeGiB) << 30
-	if err := a.cfg.Connector.Grow(ctx, connectionOf(at), bytes); err != nil || !runs {
+	if err := a.cfg.Connector.Grow(ctx, a.connectionOf(at), bytes); err != nil || !runs {
 		return err
 	}
 	plugger, ok := a.cfg.Hypervisor.(Plugger)
@@ -287,7 +290,7 @@ func (a *Agent) connect(ctx context.Context, w *volumeWork) error {
 	if !ok {
 		return fmt.Errorf("compute: the hypervisor can't give disks to machines that run; stop the instance first: %w", errdefs.ErrFailedPrecondition)
 	}
-	disk, err := a.cfg.Connector.Connect(ctx, connectionOf(at))
+	disk, err := a.cfg.Connector.Connect(ctx, a.connectionOf(at))
 	if err != nil {
 		return err
 	}
@@ -311,7 +314,7 @@ func (a *Agent) disconnect(ctx context.Context, w *volumeWork) error {
 			return err
 		}
 	}
-	return a.cfg.Connector.Disconnect(ctx, connectionOf(at))
+	return a.cfg.Connector.Disconnect(ctx, a.connectionOf(at))
 }
 
 // volumeDisks returns the volumes that an instance's machine begins with.
@@ -331,7 +334,7 @@ func (a *Agent) volumeDisks(ctx context.Context, instanceID string) (disks []Dis
 	})
 	slices.SortFunc(all, func(a, b volume.Attachment) int { return strings.Compare(a.Device, b.Device) })
 	for _, at := range all {
-		disk, err := a.cfg.Connector.Connect(ctx, connectionOf(at))
+		disk, err := a.cfg.Connector.Connect(ctx, a.connectionOf(at))
 		if err != nil {
 			return nil, err
 		}
@@ -349,7 +352,7 @@ func (a *Agent) end(ctx context.Context, w *work) error {
 	err := a.cfg.Store.View(func(r *state.View) error { all = attachments(r, w.InstanceID); return nil })
 	for _, at := range all {
 		if err == nil {
-			err = a.cfg.Connector.Disconnect(ctx, connectionOf(at))
+			err = a.cfg.Connector.Disconnect(ctx, a.connectionOf(at))
 		}
 	}
 	return err

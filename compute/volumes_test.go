@@ -77,6 +77,15 @@ func (s *storage) attach(t testing.TB, instance, id string) {
 	require.NoError(t, err)
 }
 
+func (c *cloud) node(id string) *node {
+	for _, n := range c.nodes {
+		if n.id == id {
+			return n
+		}
+	}
+	return nil
+}
+
 // plugged returns the volumes that a machine has.
 func (n *node) plugged(id string) (serials []string) {
 	m, _ := n.host.Machine(id)
@@ -109,9 +118,16 @@ func (s *storage) audit() error {
 				found = append(found, fmt.Sprintf("%+v of %+v", at, v))
 			}
 			want[at.InstanceID] = append(want[at.InstanceID], compute.VolumeSerial(at.VolumeID))
+			i, _ := compute.Instances.Get(r, at.InstanceID)
+			for _, n := range s.nodes {
+				_, err := s.exporter.Login(at.Target, compute.InitiatorOf(n.id), at.User, at.Secret)
+				if (err == nil) != (n.id == i.HostID) {
+					found = append(found, fmt.Sprintf("host %s logs in to %+v of an instance on %s: %v", n.id, at, i.HostID, err))
+				}
+			}
 		}
 		for i := range compute.Instances.All(r) {
-			have := s.nodes[0].plugged(i.ID)
+			have := s.node(i.HostID).plugged(i.ID)
 			slices.Sort(have)
 			slices.Sort(want[i.ID])
 			if i.State == compute.StateActive && !slices.Equal(have, want[i.ID]) {

@@ -82,7 +82,7 @@ func (c *check) addresses() {
 	for _, h := range c.sim.Hosts {
 		for _, t := range h.Links.Desired().Taps {
 			for _, a := range t.IPs {
-				own(place{"bridge " + t.Bridge, a}, "tap "+t.Name+" on "+h.Name)
+				own(place{"bridge " + t.Bridge, a}, "tap "+t.Name) // of a machine that moves, on two hosts
 			}
 		}
 	}
@@ -97,12 +97,12 @@ func (c *check) capacity() {
 	}
 	most := c.sim.cfg.Ratios
 	for h := range scheduler.Hosts.All(c.v) {
-		sum := sums[h.ID]
+		sum := sums[h.ID].Plus(compute.ComingUse.Get(c.v, h.ID))
 		if float64(sum.VCPUs) > float64(h.Total.VCPUs)*most.VCPUs || float64(sum.MemoryMiB) > float64(h.Total.MemoryMiB)*most.Memory ||
 			float64(sum.DiskGiB) > float64(h.Total.DiskGiB)*most.Disk {
 			c.report("host %s is oversold: it has %+v and gave away %+v", h.Name, h.Total, sum)
 		}
-		if use := compute.HostUse.Get(c.v, h.ID); use != sum {
+		if use := compute.Used(c.v, h.ID); use != sum {
 			c.report("host %s: %+v is counted, and its instances have %+v", h.Name, use, sum)
 		}
 	}
@@ -159,10 +159,16 @@ func (c *check) operations() {
 	}
 }
 
+// coming tells whether an instance is moving to a host, which it does for as long as its own is lost.
+func (c *check) coming(i compute.Instance, h *Host) bool {
+	m, err := compute.Migrations.Get(c.v, i.ID)
+	return err == nil && m.To == h.ID && c.sim.lost(m.From)
+}
+
 func (c *check) domains() {
 	for _, h := range c.sim.Hosts {
 		for _, d := range h.Machines.Domains() {
-			if i, known := c.instances[d.ID]; d.Ours && (!known || i.HostID != h.ID || i.Epoch != d.Epoch) && !h.isOff() {
+			if i, known := c.instances[d.ID]; d.Ours && (!known || i.HostID != h.ID && !c.coming(i, h) || i.Epoch != d.Epoch) && !h.isOff() {
 				c.report("domain %s, epoch %d, on %s: no record names it", d.ID, d.Epoch, h.Name)
 			}
 		}
@@ -255,7 +261,7 @@ func (c *check) files() {
 			continue
 		}
 		for _, id := range ids {
-			if i, known := c.instances[id]; !known || i.HostID != h.ID || i.State == compute.StateError {
+			if i, known := c.instances[id]; !known || i.HostID != h.ID && !c.coming(i, h) || i.State == compute.StateError {
 				c.report("disks of instance %s on %s: no record wants them", id, h.Name)
 			}
 		}
@@ -285,9 +291,12 @@ func (s *Sim) leftovers() []string {
 			if d := h.Links.Desired(); len(d.Taps)+len(d.Bridges) > 0 {
 				c.report("%d taps and %d bridges are left on %s", len(d.Taps), len(d.Bridges), h.Name)
 			}
-			if use := compute.HostUse.Get(c.v, h.ID); use != (scheduler.Resources{}) {
+			if use := compute.Used(c.v, h.ID); use != (scheduler.Resources{}) {
 				c.report("%+v of %s is in use by nothing", use, h.Name)
 			}
+		}
+		for m := range compute.Migrations.All(c.v) {
+			c.report("the migration of %s is left", m.InstanceID)
 		}
 		for p := range network.Ports.All(c.v) {
 			c.report("port %s is left", p.ID)

@@ -52,6 +52,7 @@ type machines struct {
 var _ interface {
 	compute.Hypervisor
 	compute.Plugger
+	compute.Migrator
 } = (*machines)(nil)
 
 func (m *machines) call(ctx context.Context, id string, do func() error) error {
@@ -144,6 +145,23 @@ func (m *machines) GrowDisk(ctx context.Context, id, serial string, bytes int64)
 func (m *machines) DisksOf(ctx context.Context, id string) (serials []string, err error) {
 	err = m.life.drive(ctx, 0, func() (err error) { serials, err = m.Hypervisor.DisksOf(ctx, id); return err })
 	return serials, err
+}
+
+// Prepare implements [compute.Migrator].
+func (m *machines) Prepare(ctx context.Context, machine compute.Machine) (address string, err error) {
+	err = m.life.drive(ctx, 0, func() (err error) { address, err = m.Hypervisor.Prepare(ctx, machine); return err })
+	return address, err
+}
+
+// Migrate implements [compute.Migrator].
+func (m *machines) Migrate(ctx context.Context, machine compute.Machine, address string) error {
+	return m.call(ctx, machine.ID, func() error { return m.Hypervisor.Migrate(ctx, machine, address) })
+}
+
+// Abort implements [compute.Migrator].
+func (m *machines) Abort(ctx context.Context, id string) (left bool, err error) {
+	err = m.call(ctx, id, func() (err error) { left, err = m.Hypervisor.Abort(ctx, id); return err })
+	return left, err
 }
 
 // links is the host's network as one life of its node sees it.

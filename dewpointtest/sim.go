@@ -14,6 +14,7 @@ import (
 	"github.com/dewpoint-cloud/dewpoint"
 	"github.com/dewpoint-cloud/dewpoint/auth"
 	"github.com/dewpoint-cloud/dewpoint/compute"
+	"github.com/dewpoint-cloud/dewpoint/compute/fakecompute"
 	"github.com/dewpoint-cloud/dewpoint/image"
 	"github.com/dewpoint-cloud/dewpoint/network"
 	"github.com/dewpoint-cloud/dewpoint/queue/memqueue"
@@ -62,6 +63,7 @@ func simulate(cfg Config) []string {
 		s.Hosts = append(s.Hosts, h)
 		s.add(newProcess(s, Node(n), h))
 	}
+	s.connect()
 	err := s.live(ctx)
 	end()
 	s.all.Wait()
@@ -73,6 +75,15 @@ func simulate(cfg Config) []string {
 		s.violated("the simulation itself failed: %v", err)
 	}
 	return s.found
+}
+
+// connect lets machines move between all hosts.
+func (s *Sim) connect() {
+	var all []*fakecompute.Host
+	for _, h := range s.Hosts {
+		all = append(all, h.Machines)
+	}
+	fakecompute.Connected(all...)
 }
 
 func (s *Sim) add(p *process) {

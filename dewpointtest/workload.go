@@ -16,7 +16,7 @@ import (
 const clientPatience = 20 * time.Second
 
 // Work has users do what they like for a number of steps, each up to two seconds after the last: run instances, one or a few,
-// under a token or without; terminate, stop, start and reboot them; on any controller, repeating what had no clear answer. It is
+// under a token or without; terminate, stop, start, reboot and migrate them; on any controller, repeating what had no clear answer. It is
 // the script of a simulation that has none, and may be a part of another. It uses [Sim.Dice].
 func (s *Sim) Work(ctx context.Context, steps int) {
 	var ids []string
@@ -30,7 +30,7 @@ func (s *Sim) Work(ctx context.Context, steps int) {
 		}
 		var act func(ctx context.Context, c *compute.Service) error
 		what, doom := "", false
-		switch pick := s.Dice.IntN(12); {
+		switch pick := s.Dice.IntN(14); {
 		case pick < 5 || id == "":
 			what = "run"
 			req := s.Request(fmt.Sprintf("machine-%d", step))
@@ -54,6 +54,9 @@ func (s *Sim) Work(ctx context.Context, steps int) {
 		case pick < 10:
 			what = "start"
 			act = func(ctx context.Context, c *compute.Service) error { return c.Start(ctx, id) }
+		case pick < 12:
+			what = "migrate"
+			act = func(ctx context.Context, c *compute.Service) error { _, err := c.LiveMigrate(ctx, id, ""); return err }
 		default:
 			what = "reboot"
 			hard := s.Dice.IntN(2) == 0

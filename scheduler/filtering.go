@@ -13,7 +13,7 @@ import (
 
 // Config is what the scheduler of [New] is made of.
 type Config struct {
-	// Used tells what the instances on a host take, read through r. Required; compute.HostUse is what a cloud uses.
+	// Used tells what the instances on a host take, read through r. Required; compute.Used is what a cloud uses.
 	Used func(r state.Reader, hostID string) Resources
 
 	// Members tells which hosts are alive. Nil: what hosts write about themselves is believed, so that a wrong clock makes a

@@ -29,6 +29,9 @@ const (
 	MethodUnplugDisk Method = "UnplugDisk"
 	MethodGrowDisk   Method = "GrowDisk"
 	MethodDisksOf    Method = "DisksOf"
+	MethodPrepare    Method = "Prepare"
+	MethodMigrate    Method = "Migrate"
+	MethodAbort      Method = "Abort"
 )
 
 // Fault says which calls go wrong, and how. It is what happens that counts, in this order: the call waits for Delay, then

@@ -23,6 +23,10 @@ type Host struct {
 	streams map[*stream]struct{}
 	lost    chan struct{} // closed when the connection is lost
 	up      chan struct{} // closed when there is a connection
+
+	lan      *lan                       // nil: it can't be reached by others
+	address  string                     // on the lan
+	expected map[string]compute.Machine // that are to come
 }
 
 type domain struct {
@@ -30,6 +34,7 @@ type domain struct {
 	ours     bool
 	deaf     bool
 	power    compute.PowerState
+	left     bool // it is off because it has moved to another host
 	machine  compute.Machine
 	console  []byte
 	sizes    map[string]int64 // of disks, by serial, that were told since it runs
@@ -41,7 +46,7 @@ func NewHost() *Host {
 	close(up)
 	return &Host{
 		domains: map[string]*domain{}, calls: map[Method]int{}, streams: map[*stream]struct{}{},
-		lost: make(chan struct{}), up: up,
+		lost: make(chan struct{}), up: up, expected: map[string]compute.Machine{},
 	}
 }
 
@@ -119,8 +124,9 @@ func (h *Host) Reset() {
 	h.Disconnect()
 	h.mu.Lock()
 	for _, d := range h.domains {
-		d.power, d.sizes = compute.PowerShutoff, nil
+		d.power, d.left, d.sizes = compute.PowerShutoff, false, nil
 	}
+	clear(h.expected)
 	h.mu.Unlock()
 	h.Connect()
 }
@@ -176,6 +182,7 @@ func (h *Host) list() []compute.Domain {
 
 func (h *Host) boot(d *domain) {
 	d.print(d.banner())
+	d.left = false
 	h.set(d, compute.PowerRunning)
 }
 

@@ -77,15 +77,11 @@ func (h *Hypervisor) Create(ctx context.Context, m compute.Machine) error {
 			return nil
 		case d.power == compute.PowerPaused:
 			h.host.set(d, compute.PowerRunning)
+			delete(h.host.expected, m.ID)
 			return nil
 		}
-		m.Disks, m.NICs = slices.Clone(m.Disks), slices.Clone(m.NICs)
-		for i := range m.Disks {
-			m.Disks[i].Backing = slices.Clone(m.Disks[i].Backing)
-		}
-		for i := range m.NICs {
-			m.NICs[i].MAC = slices.Clone(m.NICs[i].MAC)
-		}
+		delete(h.host.expected, m.ID)
+		m = m.Clone()
 		if d.machine.ConsoleLog != m.ConsoleLog {
 			d.console = nil // it is another file
 		}
@@ -101,6 +97,7 @@ func (h *Hypervisor) Destroy(ctx context.Context, id string, epoch uint64) error
 		d := h.host.domains[id]
 		switch {
 		case d == nil:
+			delete(h.host.expected, id)
 			return nil
 		case !d.ours:
 			return fmt.Errorf("domain %s is not of this library's making: %w", id, errdefs.ErrFailedPrecondition)
@@ -111,6 +108,7 @@ func (h *Hypervisor) Destroy(ctx context.Context, id string, epoch uint64) error
 			h.host.set(d, compute.PowerShutoff)
 		}
 		delete(h.host.domains, id)
+		delete(h.host.expected, id)
 		return nil
 	})
 }
