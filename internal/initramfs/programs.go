@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 )
 
 // Program puts a program of this machine into the archive, under its own path, with all the libraries that it is linked with.
@@ -38,12 +39,20 @@ func (a *Archive) Program(file string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
+	own, err := f.DynString(elf.DT_RUNPATH)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	dirs := libraryDirs
+	for _, list := range own {
+		dirs = append(strings.Split(strings.ReplaceAll(list, "$ORIGIN", filepath.Dir(file)), ":"), dirs...)
+	}
 	for _, name := range libraries {
-		found := slices.IndexFunc(libraryDirs, func(dir string) bool { _, err := os.Stat(filepath.Join(dir, name)); return err == nil })
+		found := slices.IndexFunc(dirs, func(dir string) bool { _, err := os.Stat(filepath.Join(dir, name)); return err == nil })
 		if found < 0 {
-			return fmt.Errorf("%s needs %s, which is nowhere in %q", file, name, libraryDirs)
+			return fmt.Errorf("%s needs %s, which is nowhere in %q", file, name, dirs)
 		}
-		if err := a.Program(filepath.Join(libraryDirs[found], name)); err != nil {
+		if err := a.Program(filepath.Join(dirs[found], name)); err != nil {
 			return err
 		}
 	}
