@@ -26,8 +26,19 @@ func (s *File) Close() error { return s.f.Close() }
 // ReadAt reads from an offset.
 func (s *File) ReadAt(p []byte, offset int64) (int, error) { return s.f.ReadAt(p, offset) }
 
-// WriteAt writes at an offset.
-func (s *File) WriteAt(p []byte, offset int64) (int, error) { return s.f.WriteAt(p, offset) }
+// piece is how much one system call writes. Linux makes the units of its page cache, with all that ext4 keeps of each, as large as the call that
+// fills them is: after one of 1 MiB every later write of 4 KiB to that place takes four times as long as after eight of these.
+const piece = 128 << 10
+
+// WriteAt writes at an offset, 128 KiB at a time.
+func (s *File) WriteAt(p []byte, offset int64) (done int, err error) {
+	for err == nil && done < len(p) {
+		var n int
+		n, err = s.f.WriteAt(p[done:min(done+piece, len(p))], offset+int64(done))
+		done += n
+	}
+	return done, err
+}
 
 // Size is the length of the file or device.
 func (s *File) Size() (int64, error) {
