@@ -269,8 +269,9 @@ func TestExtendInUse(t *testing.T) {
 		session, err := n.exporter.Login(at.Target, initiator, at.User, at.Secret)
 		require.NoError(t, err)
 		var told atomic.Int32
+		of := v.ID
 		n.exporter.Fail(func(method, id string) error {
-			if method == "Resized" && id == v.ID {
+			if method == "Resized" && id == of {
 				told.Add(1)
 			}
 			return nil
