@@ -225,12 +225,10 @@ func (a *Agent) compare(ctx context.Context) (single, err error) {
 		}
 	}
 	for _, id := range missing {
-		unlock, err := a.locks.Lock(ctx, id)
-		if err == nil {
-			err = a.exportAgain(ctx, id)
+		if unlock, ok := a.locks.TryLock(id); ok { // else something is being done to it, which may take long; the next look finds it
+			single = errors.Join(single, a.exportAgain(ctx, id))
 			unlock()
 		}
-		single = errors.Join(single, err)
 	}
 	return single, nil
 }

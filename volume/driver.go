@@ -47,8 +47,9 @@ type Driver interface {
 	// success. One with snapshots is FailedPrecondition.
 	Delete(ctx context.Context, id string) error
 
-	// Snapshot keeps the contents of a volume as they are at the call, under the id snapshot. One that exists with this
-	// id, of this volume, is success; of another volume it is AlreadyExists.
+	// Snapshot keeps the contents of a volume as they are at the call, under the id snapshot. The volume may be in use: then the
+	// snapshot is what a loss of power at one moment of the call would have left, so that all that was flushed before the call is in it.
+	// A driver that can't promise that is a [Copier]. One that exists with this id, of this volume, is success; of another volume it is AlreadyExists.
 	Snapshot(ctx context.Context, snapshot, volume string) error
 
 	// DeleteSnapshot removes a snapshot. An unknown id is success.
@@ -63,6 +64,14 @@ type Driver interface {
 
 	// Stats tells how large the store is.
 	Stats(ctx context.Context) (Stats, error)
+}
+
+// Copier is what a [Driver] has besides that may have to copy a volume to make a snapshot of it, which takes time.
+type Copier interface {
+	// SnapshotHeld is Snapshot, and promises what that does, for a volume whose writers can be made to wait: hold returns when none writes
+	// any more, and from then on none does until release is called. It is called at most once, only if that is needed, and release before
+	// SnapshotHeld returns. The context ends when the writers have waited too long.
+	SnapshotHeld(ctx context.Context, snapshot, volume string, hold func(ctx context.Context) (release func(), err error)) error
 }
 
 // Info is a volume or a snapshot as the driver sees it.

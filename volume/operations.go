@@ -199,8 +199,39 @@ func (a *Agent) measure(ctx context.Context, w *work) error {
 	return err
 }
 
+// HoldLimit is how long a snapshot has who uses the volume wait at most. Initiators take it for a slow disk: the kernel's gives up after 30 s.
+const HoldLimit = 10 * time.Second
+
 func (a *Agent) snapshot(ctx context.Context, w *work) error {
-	return a.cfg.Driver.Snapshot(ctx, w.SnapshotID, w.VolumeID)
+	copier, ok := a.cfg.Driver.(Copier)
+	if !ok {
+		return a.cfg.Driver.Snapshot(ctx, w.SnapshotID, w.VolumeID)
+	}
+	unlock, err := a.locks.Lock(ctx, w.VolumeID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	late := fmt.Errorf("volume %s is in use, and could not be copied in the %v for which writes may wait: its host needs a file system with "+
+		"reflinks for that (XFS, Btrfs), or the volume must be detached: %w", w.VolumeID, HoldLimit, errdefs.ErrFailedPrecondition)
+	limited, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	err = copier.SnapshotHeld(limited, w.SnapshotID, w.VolumeID, func(ctx context.Context) (func(), error) {
+		if _, found, err := a.attachment(w.VolumeID); err != nil || !found {
+			return func() {}, err // nobody writes
+		}
+		limit := time.AfterFunc(HoldLimit, func() { cancel(late) })
+		release, err := a.cfg.Exporter.Hold(ctx, w.VolumeID)
+		if err != nil {
+			limit.Stop()
+			return nil, err
+		}
+		return func() { limit.Stop(); release() }, nil
+	})
+	if err != nil && context.Cause(limited) == late {
+		return late
+	}
+	return err
 }
 
 func (a *Agent) removeSnapshot(ctx context.Context, w *work) error {

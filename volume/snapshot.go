@@ -15,13 +15,14 @@ import (
 
 // SnapshotRequest asks for a snapshot.
 type SnapshotRequest struct {
-	Volume string // required: the id of a volume that is available
+	Volume string // required: the id of a volume that is available or in use
 	Name   string // for people: at most 255 characters; may be empty
 	Token  string // as in [CreateRequest]
 }
 
-// Snapshot keeps what a volume holds, which nobody may be using: it must be available. Quota and room are taken for its whole
-// size. It returns the record at once, in the state "creating".
+// Snapshot keeps what a volume holds. Of one that is in use it keeps what a loss of power at one moment would have left: all that was flushed before
+// the call is in it, and who uses it goes on; a store that can't do that by itself has writes wait, at most [HoldLimit], and the snapshot is in error
+// if that is not enough. Quota and room are taken for its whole size. It returns the record at once, in the state "creating".
 func (s *Service) Snapshot(ctx context.Context, req SnapshotRequest) (made Snapshot, err error) {
 	caller, err := s.cfg.Policy.Authorize(ctx, "volume:snapshot:create", "")
 	if err != nil {
@@ -51,8 +52,8 @@ func snapshot(tx *state.Tx, caller auth.Caller, req SnapshotRequest) (made Snaps
 	if err != nil {
 		return made, err
 	}
-	if v.AttachedTo != "" || v.State != StateAvailable {
-		return made, fmt.Errorf("volume %s is %s, must be available for a snapshot: %w", v.ID, v.State, errdefs.ErrFailedPrecondition)
+	if v.State != StateAvailable && v.State != StateInUse {
+		return made, fmt.Errorf("volume %s is %s, must be available or in-use for a snapshot: %w", v.ID, v.State, errdefs.ErrFailedPrecondition)
 	}
 	made = Snapshot{ID: uuid.NewString(), VolumeID: v.ID, ProjectID: v.ProjectID, UserID: caller.UserID, Name: req.Name, SizeGiB: v.SizeGiB,
 		HostID: v.HostID, ImageID: v.ImageID, State: StateCreating, Token: req.Token, TokenHash: h, Created: time.Now().UTC()}

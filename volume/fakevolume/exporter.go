@@ -17,6 +17,7 @@ type Exporter struct {
 	exports map[string]volume.Export
 	newest  map[string]uint64
 	open    map[*Session]struct{}
+	held    map[string]chan struct{} // closed when writes go on
 	fail    func(method, volumeID string) error
 }
 
@@ -24,7 +25,7 @@ var _ volume.Exporter = (*Exporter)(nil)
 
 // NewExporter returns one without exports.
 func NewExporter() *Exporter {
-	return &Exporter{exports: map[string]volume.Export{}, newest: map[string]uint64{}, open: map[*Session]struct{}{}}
+	return &Exporter{exports: map[string]volume.Export{}, newest: map[string]uint64{}, open: map[*Session]struct{}{}, held: map[string]chan struct{}{}}
 }
 
 // Fail has each call, after it had its effect, return what f says. Nil: nothing fails.
@@ -117,6 +118,23 @@ func (x *Exporter) Resized(ctx context.Context, id string) error {
 	return x.do(ctx, "Resized", id, func() error { return nil })
 }
 
+// Hold implements volume.Exporter.
+func (x *Exporter) Hold(ctx context.Context, id string) (release func(), err error) {
+	held := make(chan struct{})
+	err = x.do(ctx, "Hold", id, func() error { x.held[id] = held; return nil })
+	release = sync.OnceFunc(func() {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		delete(x.held, id)
+		close(held)
+	})
+	if err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
+}
+
 // Exports implements volume.Exporter.
 func (x *Exporter) Exports(ctx context.Context) (all []volume.Exported, err error) {
 	err = x.do(ctx, "Exports", "", func() error {
@@ -149,9 +167,14 @@ func (x *Exporter) Login(t volume.Target, initiator, user, secret string) (*Sess
 	return nil, fmt.Errorf("login of %s at %s: %w", initiator, t.IQN, errdefs.ErrPermissionDenied)
 }
 
-// Write is Unavailable once the session has ended.
+// Write is Unavailable once the session has ended, and waits while the volume is held.
 func (s *Session) Write() error {
 	s.exporter.mu.Lock()
+	for held := s.exporter.held[s.id]; held != nil; held = s.exporter.held[s.id] {
+		s.exporter.mu.Unlock()
+		<-held
+		s.exporter.mu.Lock()
+	}
 	defer s.exporter.mu.Unlock()
 	if _, ok := s.exporter.open[s]; !ok {
 		return fmt.Errorf("the session has ended: %w", errdefs.ErrUnavailable)

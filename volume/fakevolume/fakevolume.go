@@ -44,7 +44,10 @@ type Driver struct {
 	info   map[string]volume.Info
 }
 
-var _ volume.Driver = (*Driver)(nil)
+var (
+	_ volume.Driver = (*Driver)(nil)
+	_ volume.Copier = (*Driver)(nil)
+)
 
 // New checks the configuration.
 func New(cfg Config) (*Driver, error) {
@@ -253,6 +256,16 @@ func (d *Driver) Snapshot(ctx context.Context, snapshot, of string) error {
 		d.info[snapshot] = volume.Info{ID: snapshot, SizeGiB: from.SizeGiB, Of: of}
 		return nil
 	}, snapshot, of)
+}
+
+// SnapshotHeld implements volume.Copier.
+func (d *Driver) SnapshotHeld(ctx context.Context, snapshot, of string, hold func(context.Context) (func(), error)) error {
+	release, err := hold(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return d.Snapshot(ctx, snapshot, of)
 }
 
 // DeleteSnapshot implements volume.Driver.

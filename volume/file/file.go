@@ -51,7 +51,10 @@ type Driver struct {
 	point func(where string) error // for tests: an error ends the call there and then, as a crash would; nil: none
 }
 
-var _ volume.Driver = (*Driver)(nil)
+var (
+	_ volume.Driver = (*Driver)(nil)
+	_ volume.Copier = (*Driver)(nil)
+)
 
 // lockName is the file whose lock says that a process has the directory.
 const lockName = "lock"
@@ -270,19 +273,31 @@ func (d *Driver) Clone(ctx context.Context, id, source string, sizeGiB int) erro
 		case int64(sizeGiB)*gib < from.bytes:
 			return fmt.Errorf("volume %s: %d GiB is smaller than its source's %d: %w", id, sizeGiB, from.SizeGiB, errdefs.ErrInvalidArgument)
 		}
-		return d.make(ctx, entry{Info: volume.Info{ID: id, SizeGiB: sizeGiB}}, d.opener(from))
+		return d.make(ctx, entry{Info: volume.Info{ID: id, SizeGiB: sizeGiB}}, &origin{open: d.opener(from)})
 	}, id, source)
 }
 
-// Snapshot implements volume.Driver.
+// Snapshot implements volume.Driver, for a volume that nobody writes to.
 func (d *Driver) Snapshot(ctx context.Context, snapshot, of string) error {
+	return d.SnapshotHeld(ctx, snapshot, of, func(context.Context) (func(), error) { return func() {}, nil })
+}
+
+// SnapshotHeld implements volume.Copier. Where files can share blocks, nobody has to wait.
+func (d *Driver) SnapshotHeld(ctx context.Context, snapshot, of string, hold func(context.Context) (func(), error)) error {
 	return d.call(ctx, func() error {
 		from, err := d.volume(of)
 		if err != nil {
 			return err
 		}
-		return d.make(ctx, entry{Info: volume.Info{ID: snapshot, Of: of, SizeGiB: from.SizeGiB}, bytes: from.bytes}, d.opener(from))
+		e := entry{Info: volume.Info{ID: snapshot, Of: of, SizeGiB: from.SizeGiB}, bytes: from.bytes}
+		return d.make(ctx, e, &origin{open: d.opener(from), hold: hold})
 	}, snapshot, of)
+}
+
+// origin is what a file begins with.
+type origin struct {
+	open func() (*os.File, error)
+	hold func(context.Context) (release func(), err error) // before it is copied; nil: nobody writes to it
 }
 
 // opener opens a file of ours, to be copied.
@@ -291,7 +306,7 @@ func (d *Driver) opener(e entry) func() (*os.File, error) {
 }
 
 // make makes a volume or a snapshot, of zeros or of what a source holds.
-func (d *Driver) make(ctx context.Context, e entry, source func() (*os.File, error)) error {
+func (d *Driver) make(ctx context.Context, e entry, source *origin) error {
 	if e.Of == "" {
 		if e.SizeGiB < 1 || e.SizeGiB > mostGiB {
 			return fmt.Errorf("volume %s: size is %d GiB, must be 1 to %d: %w", e.ID, e.SizeGiB, mostGiB, errdefs.ErrInvalidArgument)
@@ -342,7 +357,7 @@ func (d *Driver) finish(id string) error {
 }
 
 // fill makes the file under its first name, with all that it holds, flushed.
-func (d *Driver) fill(ctx context.Context, e entry, source func() (*os.File, error)) (err error) {
+func (d *Driver) fill(ctx context.Context, e entry, source *origin) (err error) {
 	if err := ignoreMissing(d.root.Remove(newPrefix + e.ID)); err != nil {
 		return err
 	}
@@ -355,12 +370,12 @@ func (d *Driver) fill(ctx context.Context, e entry, source func() (*os.File, err
 		return err
 	}
 	if source != nil {
-		from, err := source()
+		from, err := source.open()
 		if err != nil {
 			return fmt.Errorf("volume %s: %w", e.ID, err)
 		}
 		defer from.Close()
-		if err := d.copy(ctx, to, from); err != nil {
+		if err := d.copy(ctx, to, from, source.hold); err != nil {
 			return fmt.Errorf("volume %s: copying %s: %w", e.ID, filepath.Base(from.Name()), err)
 		}
 	}
@@ -377,9 +392,16 @@ func (d *Driver) fill(ctx context.Context, e entry, source func() (*os.File, err
 }
 
 // copy has one file begin with all that another one holds.
-func (d *Driver) copy(ctx context.Context, to, from *os.File) error {
+func (d *Driver) copy(ctx context.Context, to, from *os.File, hold func(context.Context) (func(), error)) error {
 	if shared, err := share(to, from); shared || err != nil {
 		return err
+	}
+	if hold != nil {
+		release, err := hold(ctx)
+		if err != nil {
+			return err
+		}
+		defer release()
 	}
 	return copyData(ctx, to, from)
 }

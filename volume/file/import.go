@@ -16,7 +16,7 @@ import (
 // Import implements volume.Driver. Where the file is on the volumes' own file system, and that can do it, its blocks are shared; holes stay holes.
 func (d *Driver) Import(ctx context.Context, id, path string, sizeGiB int) error {
 	return d.call(ctx, func() error {
-		return d.make(ctx, entry{Info: volume.Info{ID: id, SizeGiB: sizeGiB}}, func() (*os.File, error) { return openRaw(path, int64(sizeGiB)*gib) })
+		return d.make(ctx, entry{Info: volume.Info{ID: id, SizeGiB: sizeGiB}}, &origin{open: func() (*os.File, error) { return openRaw(path, int64(sizeGiB)*gib) }})
 	}, id)
 }
 

@@ -135,6 +135,15 @@ func (x *Exporter) Resized(_ context.Context, volumeID string) error {
 	return err
 }
 
+// Hold implements volume.Exporter.
+func (x *Exporter) Hold(ctx context.Context, volumeID string) (release func(), err error) {
+	release, err = x.cfg.Target.Hold(ctx, x.cfg.Prefix+volumeID)
+	if errdefs.IsNotFound(err) {
+		return func() {}, nil
+	}
+	return release, err
+}
+
 // Exports implements volume.Exporter.
 func (x *Exporter) Exports(context.Context) ([]volume.Exported, error) {
 	x.mu.Lock()

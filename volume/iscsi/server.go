@@ -250,6 +250,17 @@ func (s *Server) Resized(iqn string) error {
 	return nil
 }
 
+// Hold has the writes to an export wait; see [Target].
+func (s *Server) Hold(ctx context.Context, iqn string) (release func(), err error) {
+	s.mu.Lock()
+	e := s.exports[iqn]
+	s.mu.Unlock()
+	if e == nil {
+		return nil, fmt.Errorf("export %s: %w", iqn, errdefs.ErrNotFound)
+	}
+	return e.unit.Hold(ctx)
+}
+
 // find returns an export and what it says of an initiator, nil if the one is not for the other.
 func (s *Server) find(target, initiator string) (*exported, *Initiator) {
 	s.mu.Lock()

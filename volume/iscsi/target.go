@@ -25,6 +25,9 @@ type Target interface {
 	// Sessions returns who is logged in, in no order.
 	Sessions() []Session
 
+	// Hold has the writes to an export wait, and returns when none is under way; all go on when release is called. An unknown export is NotFound.
+	Hold(ctx context.Context, iqn string) (release func(), err error)
+
 	// Resized tells the initiators of an export that the size of its store has changed. An unknown export is NotFound.
 	Resized(iqn string) error
 }

@@ -318,7 +318,7 @@ func (c *conn) atOnce(t *task) bool {
 	if t.failure != nil || t.absent {
 		return true
 	}
-	return !t.plan.Slow && !c.export.pace.slow()
+	return !t.plan.Slow && !c.export.pace.slow() && (t.plan.Kind == disk.ReadIn || !c.export.unit.Held())
 }
 
 // dispatch leaves a task to the workers.

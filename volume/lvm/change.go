@@ -2,6 +2,7 @@ package lvm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -63,6 +64,9 @@ func (d *Driver) make(ctx context.Context, want volume.Info, source string, raw 
 	case there:
 		return fmt.Errorf("volume %s: exists as %s with %d GiB, not %d: %w", want.ID, have.Name, have.SizeGiB, want.SizeGiB, errdefs.ErrAlreadyExists)
 	}
+	if err := d.removeCopy(ctx, ours, want.ID); err != nil {
+		return err
+	}
 	name := volumePrefix + want.ID
 	if want.Of != "" {
 		name = snapshotPrefix + want.ID
@@ -89,10 +93,21 @@ func (d *Driver) make(ctx context.Context, want volume.Info, source string, raw 
 // drop removes what a call that failed has left, if it left something that is not whole.
 func (d *Driver) drop(ctx context.Context, id string) error {
 	ours, _, err := d.look(ctx)
+	if err == nil {
+		err = d.removeCopy(ctx, ours, id)
+	}
 	if e, ok := ours[id]; err == nil && ok && !e.made {
 		return d.remove(ctx, e)
 	}
 	return err
+}
+
+// removeCopy removes what was kept of a volume in use for the copy with an id.
+func (d *Driver) removeCopy(ctx context.Context, ours map[string]entry, id string) error {
+	if e, ok := ours[copyPrefix+id]; ok {
+		return d.remove(ctx, e)
+	}
+	return nil
 }
 
 // fill makes a logical volume with all that it holds; its tags say that it is new.
@@ -135,15 +150,53 @@ func (d *Driver) fill(ctx context.Context, want volume.Info, name string, from *
 	}
 	begun := int64(0)
 	if from != nil {
-		if err := d.fits(from.lv); err != nil {
-			return err
-		}
-		if err := d.cfg.copy(ctx, d.path(to), d.path(from.lv), int64(from.Size)); err != nil {
+		if err := d.copyFrom(ctx, to, want.ID, *from); err != nil {
 			return err
 		}
 		begun = int64(from.Size)
 	}
 	return d.cfg.zero(ctx, d.path(to), begun, int64(to.Size))
+}
+
+// copyFrom has a linear volume begin with what another holds. Of one that is open, LVM keeps what it held at one moment meanwhile.
+func (d *Driver) copyFrom(ctx context.Context, to lv, id string, from entry) error {
+	source := from.lv
+	if from.open() {
+		source.Name = copyPrefix + id
+		if err := d.keep(ctx, source.Name, from); err != nil {
+			return err
+		}
+	}
+	err := d.fits(source)
+	if err == nil {
+		err = d.cfg.copy(ctx, d.path(to), d.path(source), int64(from.Size))
+	}
+	if from.open() && ctx.Err() == nil { // else the next call for the id removes it
+		err = errors.Join(err, d.remove(ctx, entry{lv: source}))
+	}
+	return err
+}
+
+// keep makes a snapshot of LVM's of a volume, for the time of a copy. It takes as much room as the volume has, or all that there is: should so much
+// be written to the volume meanwhile that this does not suffice, the copy fails.
+func (d *Driver) keep(ctx context.Context, name string, from entry) error {
+	select {
+	case d.room <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-d.room }()
+	_, free, err := d.space(ctx)
+	if err != nil {
+		return err
+	}
+	const header = 1 << 20
+	bytes := min(int64(from.Size)+int64(from.Size)/64+header, free)
+	if bytes < header {
+		return fmt.Errorf("lvm: %s has no room for what is written to %s while it is copied: %w", d.cfg.VG, from.Name, errdefs.ErrResourceExhausted)
+	}
+	_, err = d.command(ctx, "lvcreate", "-y", "-s", "-p", "r", "-n", name, "-L", strconv.FormatInt(bytes, 10)+"b", "--addtag", tagCopy, d.full(from.Name))
+	return err
 }
 
 // take runs a command that takes room, if there is so much, and no other that does meanwhile.
@@ -215,6 +268,9 @@ func (d *Driver) Delete(ctx context.Context, id string) error {
 		if err != nil {
 			return err
 		}
+		if err := d.removeCopy(ctx, ours, id); err != nil {
+			return err
+		}
 		e, ok := ours[id]
 		if !ok || e.Of != "" {
 			return nil
@@ -232,6 +288,9 @@ func (d *Driver) Delete(ctx context.Context, id string) error {
 func (d *Driver) DeleteSnapshot(ctx context.Context, snapshot string) error {
 	return d.call(ctx, func() error {
 		ours, _, err := d.look(ctx)
+		if err == nil {
+			err = d.removeCopy(ctx, ours, snapshot)
+		}
 		if e, ok := ours[snapshot]; err == nil && ok && e.Of != "" {
 			err = d.remove(ctx, e)
 		}

@@ -9,7 +9,8 @@
 // # Contents
 //
 // A linear volume is written with zeros before it is a volume, and what it is extended by before it is its own: extents
-// come with what they held before, whoever's that was. A clone or snapshot of a linear volume is a copy of all of it. Thin volumes share
+// come with what they held before, whoever's that was. A clone or snapshot of a linear volume is a copy of all of it; while one that is open is copied,
+// LVM keeps what it held in a snapshot dp-copy-ID of its own, with the tag dewpoint.copy, which takes up to the volume's size of the group's room. Thin volumes share
 // blocks with their copies, and what was never written reads as zeros; the pool must zero its chunks (lvcreate -Zy, the default).
 //
 // No thin pool is given away twice: volumes and snapshots count with their whole size.

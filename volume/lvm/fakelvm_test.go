@@ -207,7 +207,7 @@ func (f *fakeLVM) device(l *lv, from int64) string {
 }
 
 func (f *fakeLVM) create(args []string) string {
-	o, rest, problem := options(args, "-n -L -V --thinpool --addtag", "-y -s -Wn -Zn -kn")
+	o, rest, problem := options(args, "-n -L -V -p --thinpool --addtag", "-y -s -Wn -Zn -kn")
 	if problem != "" || len(rest) != 1 || len(o["-n"]) != 1 {
 		return "wrong arguments " + problem
 	}
@@ -224,10 +224,19 @@ func (f *fakeLVM) create(args []string) string {
 		if problem != "" {
 			return problem
 		}
-		if f.pool == "" || o["-kn"] == nil {
+		l.Size = from.Size
+		if f.pool == "" {
+			if len(o["-L"]) != 1 || len(o["-p"]) != 1 {
+				return "a snapshot for reading, with room for what changes, is meant"
+			}
+			n, err := strconv.ParseInt(strings.TrimSuffix(o["-L"][0], "b"), 10, 64)
+			if err != nil || n > f.free() {
+				return `Volume group "vg0" has insufficient free space (0 extents): 256 required.`
+			}
+			defer func() { l.Size, l.Attr = number(n), "sri-a-s---" }() // what is said of it is the room for what changes
+		} else if o["-kn"] == nil {
 			return "a thin snapshot that is active is meant"
 		}
-		l.Size = from.Size
 		f.lvs[name] = l
 		if problem := f.device(l, 0); problem != "" {
 			return problem
@@ -258,6 +267,18 @@ func (f *fakeLVM) create(args []string) string {
 	return f.device(l, 0)
 }
 
+// opened returns the files that this process has open.
+func opened() map[string]bool {
+	all := map[string]bool{}
+	fds, _ := filepath.Glob("/proc/self/fd/*")
+	for _, fd := range fds {
+		if to, err := os.Readlink(fd); err == nil {
+			all[to] = true
+		}
+	}
+	return all
+}
+
 // copy has a thin volume hold what another does.
 func (f *fakeLVM) copy(to, from string) string {
 	return errorText(copySparse(context.Background(), f.path(to), f.path(from), int64(f.lvs[from].Size)))
@@ -283,9 +304,14 @@ func (f *fakeLVM) report(program string, args []string) (out, problem string) {
 	if program == "vgs" {
 		rows = append(rows, map[string]string{"vg_size": fmt.Sprint(f.total), "vg_free": fmt.Sprint(f.free()), "vg_extent_size": "4194304"})
 	} else {
+		open := opened()
 		for _, l := range f.lvs {
+			attr := l.Attr
+			if open[f.path(l.Name)] {
+				attr = attr[:5] + "o" + attr[6:]
+			}
 			rows = append(rows, map[string]string{"lv_name": l.Name, "lv_size": fmt.Sprint(l.Size), "lv_tags": strings.Join(l.Tags, ","),
-				"lv_attr": l.Attr, "pool_lv": l.Pool})
+				"lv_attr": attr, "pool_lv": l.Pool})
 		}
 	}
 	b, err := json.Marshal(map[string]any{"report": []any{map[string]any{strings.TrimSuffix(program, "s"): rows}}})

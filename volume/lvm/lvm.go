@@ -194,8 +194,10 @@ func (d *Driver) pool(ctx context.Context) (lv, error) {
 const (
 	volumePrefix   = "dp-volume-"
 	snapshotPrefix = "dp-snapshot-"
+	copyPrefix     = "dp-copy-" // what a volume in use held when a linear copy of it began: LVM's own snapshot, gone when the copy is there
 	tagVolume      = "dewpoint.volume"
 	tagSnapshot    = "dewpoint.snapshot"
+	tagCopy        = "dewpoint.copy"
 	tagNew         = "dewpoint.new"
 	tagOf          = "dewpoint.of."   // with a volume's id
 	tagZero        = "dewpoint.zero." // with the byte from which zeros are to be written
@@ -208,6 +210,9 @@ type entry struct {
 	made bool  // all of it is there
 	zero int64 // zeros are still to be written from here; 0: no
 }
+
+// open tells whether somebody has it open, and may write to it.
+func (e entry) open() bool { return len(e.Attr) > 5 && e.Attr[5] == 'o' }
 
 // parse returns what a logical volume is; not ok: none of ours.
 func parse(l lv, gib int64) (e entry, ok bool) {
@@ -226,6 +231,10 @@ func parse(l lv, gib int64) (e entry, ok bool) {
 		if of, found := strings.CutPrefix(tag, tagOf); found && check(of) == nil {
 			e.Of = of
 		}
+	}
+	if id, found := strings.CutPrefix(l.Name, copyPrefix); found {
+		e.ID, e.made = l.Name, false
+		return e, check(id) == nil && slices.Contains(l.Tags, tagCopy)
 	}
 	if id, found := strings.CutPrefix(l.Name, volumePrefix); found {
 		e.ID = id

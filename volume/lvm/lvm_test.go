@@ -42,7 +42,7 @@ func TestContractOverAPretendedLVM(t *testing.T) {
 			cfg.zero, cfg.copy = zeroSparse, copySparse // the suite's volumes are large; those of TestCrashes are written for real
 			d, err := Open(t.Context(), cfg)
 			require.NoError(t, err)
-			return volumetest.Env{Driver: d,
+			return volumetest.Env{Driver: d, Quiet: true,
 				Foreign: func() (func(), error) {
 					f.mu.Lock()
 					defer f.mu.Unlock()
@@ -305,17 +305,25 @@ func TestCrashes(t *testing.T) {
 		before, do func(ctx context.Context, d *Driver) error
 		want       volume.Info // of made; zero: not there
 		text       string      // what it holds
+		open       bool        // the source is in use
 	}{
-		"create": {create, func(ctx context.Context, d *Driver) error { return d.Create(ctx, made, 2) }, volume.Info{ID: made, SizeGiB: 2}, ""},
-		"clone":  {create, func(ctx context.Context, d *Driver) error { return d.Clone(ctx, made, source, 2) }, volume.Info{ID: made, SizeGiB: 2}, "text"},
+		"create": {create, func(ctx context.Context, d *Driver) error { return d.Create(ctx, made, 2) }, volume.Info{ID: made, SizeGiB: 2}, "", false},
+		"clone":  {create, func(ctx context.Context, d *Driver) error { return d.Clone(ctx, made, source, 2) }, volume.Info{ID: made, SizeGiB: 2}, "text", false},
+		"clone of one in use": {create, func(ctx context.Context, d *Driver) error { return d.Clone(ctx, made, source, 2) },
+			volume.Info{ID: made, SizeGiB: 2}, "text", true},
+		"snapshot of one in use": {create, func(ctx context.Context, d *Driver) error { return d.Snapshot(ctx, made, source) },
+			volume.Info{ID: made, SizeGiB: 1, Of: source}, "", true},
+		"snapshot of one in use that is given up": {create, func(ctx context.Context, d *Driver) error {
+			return errors.Join(d.Snapshot(ctx, made, source), d.DeleteSnapshot(ctx, made))
+		}, volume.Info{}, "", true},
 		"snapshot": {create, func(ctx context.Context, d *Driver) error { return d.Snapshot(ctx, made, source) },
-			volume.Info{ID: made, SizeGiB: 1, Of: source}, ""},
+			volume.Info{ID: made, SizeGiB: 1, Of: source}, "", false},
 		"extend": {with(func(ctx context.Context, d *Driver) error { return d.Create(ctx, made, 1) }),
-			func(ctx context.Context, d *Driver) error { return d.Extend(ctx, made, 3) }, volume.Info{ID: made, SizeGiB: 3}, ""},
+			func(ctx context.Context, d *Driver) error { return d.Extend(ctx, made, 3) }, volume.Info{ID: made, SizeGiB: 3}, "", false},
 		"delete": {with(func(ctx context.Context, d *Driver) error { return d.Create(ctx, made, 1) }),
-			func(ctx context.Context, d *Driver) error { return d.Delete(ctx, made) }, volume.Info{}, ""},
+			func(ctx context.Context, d *Driver) error { return d.Delete(ctx, made) }, volume.Info{}, "", false},
 		"delete a snapshot": {with(func(ctx context.Context, d *Driver) error { return d.Snapshot(ctx, made, source) }),
-			func(ctx context.Context, d *Driver) error { return d.DeleteSnapshot(ctx, made) }, volume.Info{}, ""},
+			func(ctx context.Context, d *Driver) error { return d.DeleteSnapshot(ctx, made) }, volume.Info{}, "", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			kinds(t, func(t *testing.T, thin bool) {
@@ -324,6 +332,13 @@ func TestCrashes(t *testing.T) {
 					d := f.open(t)
 					require.NoError(t, c.before(t.Context(), d))
 					put(t, d, source, "text")
+					if c.open {
+						path, err := d.Path(t.Context(), source)
+						require.NoError(t, err)
+						held, err := os.Open(path)
+						require.NoError(t, err)
+						defer held.Close()
+					}
 					ctx, die := context.WithCancel(t.Context())
 					met := 0
 					point := func(int, string) string {
@@ -360,6 +375,7 @@ func TestCrashes(t *testing.T) {
 					for _, l := range f.lvs {
 						for _, tag := range l.Tags {
 							require.NotEqual(t, tagNew, tag)
+							require.NotEqual(t, tagCopy, tag)
 							require.NotContains(t, tag, tagZero)
 						}
 					}

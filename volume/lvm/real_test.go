@@ -1,10 +1,14 @@
 package lvm
 
 import (
+	"encoding/binary"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -102,6 +106,8 @@ func testOnLVM(t *testing.T, thin bool) {
 	require.ElementsMatch(t, []volume.Info{{ID: id, SizeGiB: 3}, {ID: snapshot, SizeGiB: 1, Of: id}, {ID: clone, SizeGiB: 2}}, all)
 	require.ErrorIs(t, d.Delete(ctx, id), errdefs.ErrFailedPrecondition)
 
+	testInUse(t, d, thin)
+
 	// A foreign one with our prefix stays; one that is in use stays, with an error; what is missing is success; what has no room is refused.
 	foreign := volumePrefix + uuid.NewString()
 	if thin {
@@ -179,4 +185,61 @@ func testOnLVM(t *testing.T, thin bool) {
 	all, err = d.List(ctx)
 	require.NoError(t, err)
 	require.Empty(t, all)
+}
+
+// testInUse: a snapshot of a volume that is written to has what was flushed before it, and nothing without what was flushed before that.
+func testInUse(t *testing.T, d *Driver, thin bool) {
+	ctx, id := t.Context(), uuid.NewString()
+	require.NoError(t, d.Create(ctx, id, 1))
+	path, err := d.Path(ctx, id)
+	require.NoError(t, err)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	require.NoError(t, err)
+	const places = 16
+	write := func(n uint64) {
+		_, err := f.WriteAt(binary.BigEndian.AppendUint64(nil, n), int64(n%places)*small/places)
+		require.NoError(t, errors.Join(err, f.Sync()))
+	}
+	var n atomic.Uint64
+	for range 2 * places {
+		write(n.Add(1))
+	}
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				write(n.Load() + 1)
+				n.Add(1)
+			}
+		}
+	}()
+	for range 3 {
+		before := n.Load()
+		snapshot, clone := uuid.NewString(), uuid.NewString()
+		require.NoError(t, d.Snapshot(ctx, snapshot, id))
+		require.NoError(t, d.Clone(ctx, clone, snapshot, 1))
+		path, err := d.Path(ctx, clone)
+		require.NoError(t, err)
+		content, err := os.ReadFile(path)
+		require.NoError(t, err)
+		var got [places]uint64
+		for i := range got {
+			got[i] = binary.BigEndian.Uint64(content[i*small/places:])
+		}
+		last := slices.Max(got[:])
+		require.GreaterOrEqual(t, last, before)
+		for i, has := range got {
+			require.Equal(t, last-(last-uint64(i))%places, has, "thin %v, slot %d of %v", thin, i, got)
+		}
+		require.NoError(t, d.Delete(ctx, clone))
+		require.NoError(t, d.DeleteSnapshot(ctx, snapshot))
+	}
+	close(stop)
+	<-ended
+	require.NoError(t, f.Close())
+	require.NoError(t, d.Delete(ctx, id))
 }

@@ -1,6 +1,7 @@
 package volumetest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ type broken struct {
 	clone, load    func(context.Context, string, string, int) error
 	remove, forget func(context.Context, string) error
 	snapshot       func(context.Context, string, string) error
+	held           func(context.Context, string, string, func(context.Context) (func(), error)) error
 	path           func(context.Context, string) (string, error)
 	list           func(context.Context) ([]volume.Info, error)
 	stats          func(context.Context) (volume.Stats, error)
@@ -30,7 +32,7 @@ type broken struct {
 // whole is a driver with nothing wrong yet.
 func whole(d volume.Driver) *broken {
 	return &broken{create: d.Create, extend: d.Extend, clone: d.Clone, load: d.Import, remove: d.Delete, forget: d.DeleteSnapshot,
-		snapshot: d.Snapshot, path: d.Path, list: d.List, stats: d.Stats}
+		snapshot: d.Snapshot, held: d.(volume.Copier).SnapshotHeld, path: d.Path, list: d.List, stats: d.Stats}
 }
 
 func (b *broken) Create(ctx context.Context, id string, n int) error { return b.create(ctx, id, n) }
@@ -44,6 +46,9 @@ func (b *broken) Import(ctx context.Context, id, path string, n int) error {
 func (b *broken) Delete(ctx context.Context, id string) error         { return b.remove(ctx, id) }
 func (b *broken) DeleteSnapshot(ctx context.Context, id string) error { return b.forget(ctx, id) }
 func (b *broken) Snapshot(ctx context.Context, id, of string) error   { return b.snapshot(ctx, id, of) }
+func (b *broken) SnapshotHeld(ctx context.Context, id, of string, hold func(context.Context) (func(), error)) error {
+	return b.held(ctx, id, of, hold)
+}
 func (b *broken) Path(ctx context.Context, id string) (string, error) { return b.path(ctx, id) }
 func (b *broken) List(ctx context.Context) ([]volume.Info, error)     { return b.list(ctx) }
 func (b *broken) Stats(ctx context.Context) (volume.Stats, error)     { return b.stats(ctx) }
@@ -80,6 +85,48 @@ func dirt(d *fakevolume.Driver, id string, at int64) error {
 	return errors.Join(err, f.Close())
 }
 
+// changes waits until the middles of two files differ.
+func changes(path, other string) error {
+	a, b := make([]byte, 8), make([]byte, 8)
+	for bytes.Equal(a, b) {
+		for path, b := range map[string][]byte{path: a, other: b} {
+			f, err := os.Open(path)
+			if err != nil {
+				return err
+			}
+			_, err = f.ReadAt(b, gib/2)
+			if err = errors.Join(err, f.Close()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// copyEnd copies the second half of a file of 1 GiB, as far as the suite writes there.
+func copyEnd(to, from string) error {
+	w, err := os.OpenFile(to, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	r, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	b := make([]byte, block)
+	for at := int64(gib / 2); at < gib; at += gib / slots {
+		if _, err := r.ReadAt(b, at); err != nil {
+			return err
+		}
+		if _, err := w.WriteAt(b, at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func faults() []fault {
 	return []fault{
 		{"new volumes are not zeros", []string{"create", "delete"}, func(b *broken, d *fakevolume.Driver) {
@@ -109,6 +156,36 @@ func faults() []fault {
 		{"what extend adds is not zeros", []string{"extend", "delete"}, func(b *broken, d *fakevolume.Driver) {
 			b.extend = func(ctx context.Context, id string, n int) error {
 				return errors.Join(d.Extend(ctx, id, n), dirt(d, id, int64(n)*gib-block))
+			}
+		}},
+		{"a snapshot of one in use is copied while it is written to", []string{"snapshot in use"}, func(b *broken, d *fakevolume.Driver) {
+			b.held = func(ctx context.Context, id, of string, hold func(context.Context) (func(), error)) error {
+				path, err := d.Path(ctx, of)
+				if err != nil {
+					return err
+				}
+				if err := d.Snapshot(ctx, id, of); err != nil {
+					return err
+				}
+				if err := changes(path, filepath.Join(filepath.Dir(path), id)); err != nil {
+					return err
+				}
+				release, err := hold(ctx) // what is at the end is of a later moment than what is at the beginning
+				if err != nil {
+					return err
+				}
+				defer release()
+				return copyEnd(filepath.Join(filepath.Dir(path), id), path)
+			}
+		}},
+		{"a snapshot of one in use is too old", []string{"snapshot in use"}, func(b *broken, d *fakevolume.Driver) {
+			b.held = func(ctx context.Context, id, of string, _ func(context.Context) (func(), error)) error {
+				path, err := d.Path(ctx, of)
+				if err != nil {
+					return err
+				}
+				return errors.Join(d.Snapshot(ctx, id, of), os.WriteFile(filepath.Join(filepath.Dir(path), id), nil, 0o600),
+					os.Truncate(filepath.Join(filepath.Dir(path), id), gib))
 			}
 		}},
 		{"extend makes another volume of it", []string{"extend in use"}, func(b *broken, d *fakevolume.Driver) {

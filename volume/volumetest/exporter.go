@@ -255,6 +255,46 @@ func exporterRows() []exporterRow {
 			},
 		},
 		{
+			name: "hold",
+			rule: "Hold has what writes to a volume wait, and returns when no write is under way; all go on when release is called.",
+			check: func(ctx context.Context, e ExporterEnv, x volume.Export) error {
+				_, write, err := e.exported(ctx, x)
+				if err != nil {
+					return err
+				}
+				for range 2 {
+					release, err := e.Exporter.Hold(ctx, x.VolumeID)
+					if err != nil {
+						return err
+					}
+					written := make(chan error, 1)
+					go func() { written <- write() }()
+					select {
+					case err := <-written:
+						release()
+						return fmt.Errorf("something was written to a volume that is held: %w", err)
+					case <-time.After(50 * time.Millisecond): // one that does not wait has written by then
+					}
+					release()
+					if err := <-written; err != nil {
+						return err
+					}
+				}
+				return write()
+			},
+		},
+		{
+			name: "hold what is not there",
+			rule: "One that is not exported is success.",
+			check: func(ctx context.Context, e ExporterEnv, x volume.Export) error {
+				release, err := e.Exporter.Hold(ctx, x.VolumeID)
+				if err == nil {
+					release()
+				}
+				return err
+			},
+		},
+		{
 			name: "exports",
 			rule: "Exports returns what there is, in no order.",
 			check: func(ctx context.Context, e ExporterEnv, x volume.Export) error {

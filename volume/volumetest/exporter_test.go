@@ -35,6 +35,7 @@ type brokenExporter struct {
 	unexport func(ctx context.Context, id string, epoch uint64) error
 	resized  func(ctx context.Context, id string) error
 	exports  func(ctx context.Context) ([]volume.Exported, error)
+	hold     func(ctx context.Context, id string) (func(), error)
 }
 
 func (b brokenExporter) Export(ctx context.Context, e volume.Export) (volume.Target, error) {
@@ -56,6 +57,13 @@ func (b brokenExporter) Resized(ctx context.Context, id string) error {
 		return b.resized(ctx, id)
 	}
 	return b.Exporter.Resized(ctx, id)
+}
+
+func (b brokenExporter) Hold(ctx context.Context, id string) (func(), error) {
+	if b.hold != nil {
+		return b.hold(ctx, id)
+	}
+	return b.Exporter.Hold(ctx, id)
 }
 
 func (b brokenExporter) Exports(ctx context.Context) ([]volume.Exported, error) {
@@ -124,6 +132,12 @@ func TestSuiteFindsBrokenExporters(t *testing.T) {
 		}},
 		"it resizes only what it has": {"resized", func(b *brokenExporter, _ *ExporterEnv) {
 			b.resized = func(context.Context, string) error { return os.ErrNotExist }
+		}},
+		"it holds nothing": {"hold", func(b *brokenExporter, _ *ExporterEnv) {
+			b.hold = func(context.Context, string) (func(), error) { return func() {}, nil }
+		}},
+		"it holds only what it has": {"hold what is not there", func(b *brokenExporter, _ *ExporterEnv) {
+			b.hold = func(context.Context, string) (func(), error) { return nil, os.ErrNotExist }
 		}},
 		"it forgets": {"exports", func(b *brokenExporter, _ *ExporterEnv) {
 			b.exports = func(context.Context) ([]volume.Exported, error) { return nil, nil }

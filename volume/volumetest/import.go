@@ -27,14 +27,20 @@ func rawContent() []byte {
 	return all
 }
 
-// raw makes a file to be imported, in a directory of its own.
-func raw() (path string, remove func() error, err error) {
-	dir, err := os.MkdirTemp("", "volumetest-")
-	if err != nil {
-		return "", nil, err
+// importing is a check with a file to be imported, in a directory of its own, and an id that nothing has.
+func importing(check func(ctx context.Context, e *rig, id, path string) error) func(ctx context.Context, e *rig) error {
+	return func(ctx context.Context, e *rig) (err error) {
+		dir, err := os.MkdirTemp("", "volumetest-")
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+		path := filepath.Join(dir, "raw")
+		if err := os.WriteFile(path, rawContent(), 0o600); err != nil {
+			return err
+		}
+		return check(ctx, e, e.id(), path)
 	}
-	path = filepath.Join(dir, "raw")
-	return path, func() error { return os.RemoveAll(dir) }, os.WriteFile(path, rawContent(), 0o600)
 }
 
 // imported checks that a volume of 1 GiB holds what rawContent says, and zeros from there to its end.
@@ -74,30 +80,18 @@ func importRows() []row {
 		{
 			name: "import",
 			rule: "Import makes a volume like Create whose contents begin as those of a raw file or device of this host",
-			check: func(ctx context.Context, e *rig) (err error) {
-				path, remove, err := raw()
-				if err != nil {
-					return err
-				}
-				defer func() { err = errors.Join(err, remove()) }()
-				id := e.id()
+			check: importing(func(ctx context.Context, e *rig, id, path string) error {
 				return steps(
 					func() error { return e.Driver.Import(ctx, id, path, 1) },
 					func() error { return e.listed(ctx, id, volume.Info{ID: id, SizeGiB: 1}) },
 					func() error { return e.imported(ctx, id) },
 				)
-			},
+			}),
 		},
 		{
 			name: "import again",
 			rule: "One that exists with this id and size is success; with another size it is AlreadyExists.",
-			check: func(ctx context.Context, e *rig) (err error) {
-				path, remove, err := raw()
-				if err != nil {
-					return err
-				}
-				defer func() { err = errors.Join(err, remove()) }()
-				id := e.id()
+			check: importing(func(ctx context.Context, e *rig, id, path string) error {
 				return steps(
 					func() error { return e.Driver.Import(ctx, id, path, 1) },
 					func() error { return e.write(ctx, id, "since") },
@@ -108,18 +102,12 @@ func importRows() []row {
 					},
 					func() error { return e.holds(ctx, id, "since", 1, 1) },
 				)
-			},
+			}),
 		},
 		{
 			name: "import of what can't be",
 			rule: "A path with nothing there is NotFound, one of something else InvalidArgument, as is a size smaller than the file's.",
-			check: func(ctx context.Context, e *rig) (err error) {
-				path, remove, err := raw()
-				if err != nil {
-					return err
-				}
-				defer func() { err = errors.Join(err, remove()) }()
-				id := e.id()
+			check: importing(func(ctx context.Context, e *rig, id, path string) error {
 				return steps(
 					func() error {
 						return is("Import of nothing", e.Driver.Import(ctx, id, path+"-no", 1), errdefs.ErrNotFound)
@@ -140,7 +128,7 @@ func importRows() []row {
 					func() error { return e.imported(ctx, id) },
 					func() error { return absent(path + "-no") },
 				)
-			},
+			}),
 		},
 	}
 }

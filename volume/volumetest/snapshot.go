@@ -40,6 +40,36 @@ func snapshotRows() []row {
 			},
 		},
 		{
+			name:  "snapshot in use",
+			rule:  "The volume may be in use: then the snapshot is what a loss of power at one moment of the call would have left, so that all that was flushed before the call is in it.",
+			needs: func(e Env) bool { return !e.Quiet },
+			check: func(ctx context.Context, e *rig) error {
+				id, err := e.written(ctx, "before")
+				if err != nil {
+					return err
+				}
+				for range 3 {
+					w, err := e.writer(ctx, id)
+					if err != nil {
+						return err
+					}
+					snapshot := e.id()
+					first, err := w.during(func() error { return e.snapshotInUse(ctx, snapshot, id, w) })
+					if err != nil {
+						return err
+					}
+					clone, err := e.cloned(ctx, snapshot, 1)
+					if err != nil {
+						return err
+					}
+					if err := e.oneMoment(ctx, clone, first); err != nil {
+						return err
+					}
+				}
+				return nil
+			},
+		},
+		{
 			name: "snapshot again",
 			rule: "One that exists with this id, of this volume, is success; of another volume it is AlreadyExists.",
 			check: func(ctx context.Context, e *rig) error {

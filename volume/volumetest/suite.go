@@ -26,6 +26,9 @@ type Env struct {
 	Driver   volume.Driver // required
 	Patience time.Duration // the longest that a call may take to end after its context; 0: 10 s
 
+	// Quiet says that nobody may write to what snapshots are made of, as with a stand-in for a store's tools: the rows of volumes in use are left out.
+	Quiet bool
+
 	Foreign func() (remove func(), err error)  // makes something in the store that is not this library's; optional
 	Hang    func() (release func(), err error) // makes the store answer nothing, until release; optional
 	Down    func() (up func(), err error)      // makes the store unreachable, until up; optional

@@ -13,6 +13,14 @@ type Locks struct {
 	held map[string]chan struct{}
 }
 
+// TryLock takes a key if nobody holds it.
+func (l *Locks) TryLock(key string) (unlock func(), ok bool) {
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	unlock, err := l.Lock(ended, key)
+	return unlock, err == nil
+}
+
 // Lock waits for all keys, in one order for all callers, so that no two wait for each other. It fails with the error of a
 // context that ends before it has them all, and holds none of them then. No key at all is had at once.
 func (l *Locks) Lock(ctx context.Context, keys ...string) (unlock func(), err error) {

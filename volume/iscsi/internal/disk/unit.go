@@ -61,6 +61,7 @@ type Unit struct {
 
 	// Writers of any kind hold it shared; what reads and then writes holds it alone.
 	data sync.RWMutex
+	held atomic.Int32 // how many have writers wait, or are about to
 
 	protected   atomic.Bool // by MODE SELECT
 	descriptors atomic.Bool // sense data is in descriptors, by MODE SELECT
@@ -273,6 +274,33 @@ func (u *Unit) Settle() {
 	u.data.Lock()
 	defer u.data.Unlock()
 }
+
+// Hold returns when no write is under way, and has those to come wait until release.
+func (u *Unit) Hold(ctx context.Context) (release func(), err error) {
+	u.held.Add(1)
+	alone := make(chan struct{})
+	go func() {
+		u.data.Lock()
+		close(alone)
+	}()
+	end := func() {
+		u.held.Add(-1)
+		u.data.Unlock()
+	}
+	select {
+	case <-alone:
+		return sync.OnceFunc(end), nil
+	case <-ctx.Done():
+		go func() {
+			<-alone
+			end()
+		}()
+		return nil, ctx.Err()
+	}
+}
+
+// Held tells whether writes have to wait.
+func (u *Unit) Held() bool { return u.held.Load() > 0 }
 
 // allocation is how much data a command that returns some wants at most.
 func allocation(cdb []byte) int {
