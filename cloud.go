@@ -206,11 +206,11 @@ func (c *Cloud) newServices(store *state.Store, blobs image.Blobs) (*Services, e
 	if s.Hosts, err = scheduler.NewService(scheduler.ServiceConfig{Store: store, Policy: c.cfg.Policy, Used: HostUse, Members: c.cfg.members}); err != nil {
 		return nil, err
 	}
-	if s.Volumes, err = volume.NewService(volume.ServiceConfig{Store: store, Policy: c.cfg.Policy, Logger: c.cfg.Logger}); err != nil {
+	if s.Volumes, err = volume.NewService(volume.ServiceConfig{Store: store, Policy: c.cfg.Policy, Members: c.cfg.members, Logger: c.cfg.Logger}); err != nil {
 		return nil, err
 	}
 	s.Compute, err = compute.NewService(compute.ServiceConfig{Store: store, Bus: c.cfg.MessageBus, Scheduler: c.cfg.Scheduler,
-		Addresses: &s.Networks.Addresses, Policy: c.cfg.Policy, Logger: c.cfg.Logger})
+		Members: c.cfg.members, Addresses: &s.Networks.Addresses, Policy: c.cfg.Policy, Logger: c.cfg.Logger})
 	return s, err
 }
 

@@ -35,7 +35,7 @@ func (c *Cloud) newVolumes(s *Services, cache *image.Cache) (*volumes, error) {
 		images = cache
 	}
 	agent, err := volume.NewAgent(volume.AgentConfig{Store: s.Store, HostID: host.ID, HostName: host.Name, Driver: c.cfg.VolumeDriver,
-		Exporter: c.cfg.VolumeExporter, Images: images, Grown: compute.VolumeGrown, Hooks: c.cfg.Hooks, Logger: c.cfg.Logger})
+		Exporter: c.cfg.VolumeExporter, Images: images, Grown: compute.VolumeGrown, Bus: c.cfg.MessageBus, Hooks: c.cfg.Hooks, Logger: c.cfg.Logger})
 	if err != nil {
 		return nil, err
 	}
@@ -44,8 +44,8 @@ func (c *Cloud) newVolumes(s *Services, cache *image.Cache) (*volumes, error) {
 
 // known waits until the host's room is on record, as it is in this life.
 func (v *volumes) known(ctx context.Context, store *state.Store, begun time.Time) error {
-	return volume.Hosts.Await(ctx, store, v.hostID, func(h volume.Host, found bool) (bool, error) {
-		return found && !h.Seen.Before(begun), nil
+	return scheduler.Beats.Await(ctx, store, volume.BeatID(v.hostID), func(b scheduler.Beat, found bool) (bool, error) {
+		return found && !b.At.Before(begun), nil
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/dewpoint-cloud/dewpoint/auth"
 	"github.com/dewpoint-cloud/dewpoint/image"
+	"github.com/dewpoint-cloud/dewpoint/scheduler"
 	"github.com/dewpoint-cloud/dewpoint/state"
 	"github.com/dewpoint-cloud/dewpoint/volume"
 )
@@ -86,7 +87,7 @@ func (i *Instance) bootOf(r state.Reader, caller auth.Caller, b BootVolume) erro
 }
 
 // claimBoot gives the instance, which has its host, its volume.
-func (i *Instance) claimBoot(tx *state.Tx, caller auth.Caller, b BootVolume) error {
+func (i *Instance) claimBoot(tx *state.Tx, members *scheduler.Members, caller auth.Caller, b BootVolume) error {
 	r := volume.Reservation{VolumeID: b.Volume, InstanceID: i.ID, NodeID: i.HostID, Device: bootDevice, Initiator: InitiatorOf(i.HostID),
 		DeleteOnTermination: b.DeleteOnTermination}
 	var at volume.Attachment
@@ -95,7 +96,7 @@ func (i *Instance) claimBoot(tx *state.Tx, caller auth.Caller, b BootVolume) err
 		at, err = volume.Reserve(tx, caller, r)
 	} else {
 		i.BootMade = true
-		at, err = volume.CreateReserved(tx, caller, volume.CreateRequest{Name: i.Name, SizeGiB: b.SizeGiB, Snapshot: b.Snapshot, Image: b.Image}, r)
+		at, err = volume.CreateReserved(tx, members, caller, volume.CreateRequest{Name: i.Name, SizeGiB: b.SizeGiB, Snapshot: b.Snapshot, Image: b.Image}, r)
 	}
 	i.BootVolume = at.VolumeID
 	return err

@@ -223,7 +223,7 @@ func (s *Service) record(tx *state.Tx, caller auth.Caller, req RunRequest) (made
 			i.Ports = append(i.Ports, p.ID)
 		}
 		if req.BootVolume != nil {
-			if err := i.claimBoot(tx, caller, *req.BootVolume); err != nil {
+			if err := i.claimBoot(tx, s.cfg.Members, caller, *req.BootVolume); err != nil {
 				return nil, false, err
 			}
 		}

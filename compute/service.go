@@ -22,6 +22,7 @@ type ServiceConfig struct {
 	Bus       queue.Bus           // required
 	Scheduler scheduler.Scheduler // required
 	Addresses *network.Addresses  // required
+	Members   *scheduler.Members  // as in volume.ServiceConfig
 	Policy    auth.Policy         // zero: denies everything
 	Logger    *slog.Logger        // nil: silent
 }

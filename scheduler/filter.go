@@ -56,7 +56,7 @@ func DefaultFilters(r Ratios) []Filter {
 	}
 	return []Filter{
 		{"up", func(_ Request, c Candidate) bool { return c.Up() }},
-		{"clock", func(_ Request, c Candidate) bool { return !off(c.Skew) }},
+		{"clock", func(_ Request, c Candidate) bool { return !c.WrongClock() }},
 		{"enabled", func(_ Request, c Candidate) bool { return !c.Disabled }},
 		{"host", func(req Request, c Candidate) bool { return req.Host == "" || req.Host == c.ID || req.Host == c.Name }},
 		{"availability zone", func(req Request, c Candidate) bool { return req.Zone == "" || req.Zone == c.Zone }},

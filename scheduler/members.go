@@ -83,14 +83,25 @@ func (m *Members) hear(b Beat, now time.Time) {
 	m.mu.Unlock()
 	switch wrong, was := off(a.skew), known && off(before.skew); {
 	case wrong && !was:
-		m.logger.Error("scheduler: the clocks of a host and of this process differ: it gets no instances until they agree",
+		m.logger.Error("scheduler: the clocks of a host and of this process differ: it gets nothing until they agree",
 			"host", b.HostID, "ahead", a.skew.Round(time.Second))
 	case was && !wrong:
 		m.logger.Info("scheduler: the clocks of a host and of this process agree again", "host", b.HostID)
 	}
 }
 
+// WrongClock tells whether the host's clock differs by more than [MaxSkew] from that of this process.
+func (c Candidate) WrongClock() bool { return off(c.Skew) }
+
 func off(skew time.Duration) bool { return skew.Abs() > MaxSkew }
+
+// Look returns a candidate with what is known of the signs of life under an id, and no more. A nil Members, and one that does not run, believes
+// what is on record.
+func (m *Members) Look(r state.Reader, hostID string) Candidate {
+	c := Candidate{Host: Host{ID: hostID}}
+	c.hear(m, r, time.Now())
+	return c
+}
 
 // hear notes in c how long the host has been silent, and how far its clock is ahead as far as that is known. A nil Members, and one that
 // does not run, believes what the host's record says. So does one that has just begun, for lack of anything better, but not for long: a

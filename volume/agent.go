@@ -9,8 +9,10 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/google/uuid"
 
 	"github.com/dewpoint-cloud/dewpoint/image"
+	"github.com/dewpoint-cloud/dewpoint/queue"
 	"github.com/dewpoint-cloud/dewpoint/scheduler"
 	"github.com/dewpoint-cloud/dewpoint/state"
 	"github.com/dewpoint-cloud/dewpoint/state/operation"
@@ -24,14 +26,19 @@ type AgentConfig struct {
 	HostName string       // required: for people
 	Driver   Driver       // required
 	Exporter Exporter     // required
-	Images   Images       // where the contents of images come from; nil: volumes of images can't be made here
+	// Bus is how a second agent of the host learns that there is a first, and does not begin. Nil: it takes the host over, and the first ends
+	// with its next sign of life.
+	Bus    queue.Bus
+	Images Images // where the contents of images come from; nil: volumes of images can't be made here
 
 	// Grown begins what tells an instance that a volume it has is larger, in the transaction that ends the work of the volume's host; whoever
 	// does that calls [Confirm] in the end. Nil: instances see it by themselves.
 	Grown func(tx *state.Tx, at Attachment) error
 
-	Heartbeat time.Duration // how often the host describes itself and compares its exports with the records, less than [scheduler.DownAfter]; 0: 10 s
-	Parallel  int           // operations at once; 0: 32
+	// Heartbeat is how often the host gives a sign of life, describes itself, and compares its exports with the records, at most
+	// [scheduler.MaxHeartbeat]; 0: 10 s.
+	Heartbeat time.Duration
+	Parallel  int // operations at once; 0: 32
 
 	Hooks  operation.Hooks
 	Logger *slog.Logger // nil: silent
@@ -44,7 +51,8 @@ type Images interface {
 }
 
 // Agent does on one host what the records say of its volumes. It follows the records, and nobody has to ring. Of one host, at most
-// one agent may run at a time, in any process: a new one believes at once that its predecessor is dead.
+// one agent runs at a time, in any process: a new one asks on the bus whether there is another, and does not begin if that answers; if
+// nothing answers, it takes the host over at once, and a predecessor that lives after all ends with its next sign of life.
 type Agent struct {
 	cfg    AgentConfig
 	runner *operation.Runner
@@ -69,8 +77,11 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 	if missing != "" {
 		return nil, fmt.Errorf("volume: AgentConfig.%s is required: %w", missing, errdefs.ErrInvalidArgument)
 	}
-	if cfg.Heartbeat < 0 || cfg.Heartbeat >= scheduler.DownAfter {
-		return nil, fmt.Errorf("volume: AgentConfig.Heartbeat is %v, must be below %v: %w", cfg.Heartbeat, scheduler.DownAfter, errdefs.ErrInvalidArgument)
+	if cfg.Heartbeat < 0 || cfg.Heartbeat > scheduler.MaxHeartbeat {
+		return nil, fmt.Errorf("volume: AgentConfig.Heartbeat is %v, must be 0 to %v: %w", cfg.Heartbeat, scheduler.MaxHeartbeat, errdefs.ErrInvalidArgument)
+	}
+	if err := queue.CheckTopic(whoTopic(cfg.HostID)); err != nil {
+		return nil, fmt.Errorf("volume: AgentConfig.HostID %.64q must have letters, digits, - and _ only: %w", cfg.HostID, err)
 	}
 	if cfg.Heartbeat == 0 {
 		cfg.Heartbeat = 10 * time.Second
@@ -88,11 +99,16 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 
 // Run exports what is attached, makes the host known and does its work until ctx ends; then it returns nil when everything it started has
 // ended. Exports stay as they are. A driver or exporter that can't be reached is waited for; a single volume that can't be exported is
-// not, and is tried again with each sign of life.
+// not, and is tried again with each sign of life. It ends earlier, with an error, which is AlreadyExists, if the host's agent runs in
+// another process, and with Aborted if another agent has taken the host over.
 func (a *Agent) Run(ctx context.Context) error {
+	run := uuid.NewString()
+	if err := a.alone(ctx); err != nil || ctx.Err() != nil {
+		return err
+	}
 	for wait := 250 * time.Millisecond; ; wait = min(2*wait, 30*time.Second) {
 		single, err := a.compare(ctx)
-		err = errors.Join(err, a.describe(ctx))
+		err = errors.Join(err, a.describe(ctx, run, true))
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -109,19 +125,68 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-time.After(wait):
 		}
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	life := ctx
+	ctx, cancel := context.WithCancelCause(life)
+	defer cancel(nil)
 	var parts sync.WaitGroup
-	parts.Go(func() { a.beat(ctx) })
+	parts.Go(func() { a.beat(ctx, run, cancel) })
 	parts.Go(func() { a.follow(ctx) })
+	parts.Go(func() { a.answer(ctx) })
 	err := a.runner.Run(ctx)
-	cancel()
+	if life.Err() == nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	cancel(nil)
 	parts.Wait()
 	return err
 }
 
-// beat gives a sign of life now and then.
-func (a *Agent) beat(ctx context.Context) {
+// whoTopic is where a host's agent answers that it is there.
+func whoTopic(hostID string) string { return "volume." + hostID + ".who" }
+
+type (
+	whoRequest struct{}
+	whoAnswer  struct{ Name string }
+)
+
+// askTimeout is how long a host's agent that is believed to be dead may take to say that it is not.
+const askTimeout = 2 * time.Second
+
+// alone asks whether another agent of this host lives.
+func (a *Agent) alone(ctx context.Context) error {
+	if a.cfg.Bus == nil {
+		return nil
+	}
+	ask, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	other, err := queue.Call[whoRequest, whoAnswer](ask, a.cfg.Bus, whoTopic(a.cfg.HostID), whoRequest{})
+	if err != nil {
+		return nil // it is not there, or can't be asked
+	}
+	return fmt.Errorf("volume: the host with the id %s has its volumes in another process already, where it is called %s; was its directory copied? %w",
+		a.cfg.HostID, other.Name, errdefs.ErrAlreadyExists)
+}
+
+// answer tells who asks that this agent is there, until ctx ends.
+func (a *Agent) answer(ctx context.Context) {
+	if a.cfg.Bus == nil {
+		return
+	}
+	stop, err := queue.ServeSoon(ctx, a.cfg.Bus, whoTopic(a.cfg.HostID), queue.Handle(func(context.Context, whoRequest) (whoAnswer, error) {
+		return whoAnswer{a.cfg.HostName}, nil
+	}), a.cfg.Logger)
+	if err != nil {
+		if ctx.Err() == nil {
+			a.cfg.Logger.Warn("volume: a second agent of this host would not hear of this one", "error", err)
+		}
+		return
+	}
+	<-ctx.Done()
+	stop()
+}
+
+// beat gives a sign of life now and then. When another agent has taken the host over it ends with that.
+func (a *Agent) beat(ctx context.Context, run string, end context.CancelCauseFunc) {
 	ticker := time.NewTicker(a.cfg.Heartbeat)
 	defer ticker.Stop()
 	for {
@@ -130,7 +195,12 @@ func (a *Agent) beat(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		if err := errors.Join(a.Compare(ctx), a.describe(ctx)); err != nil && ctx.Err() == nil {
+		err := a.describe(ctx, run, false) // first: what another agent has exported since is not this one's to judge
+		if errdefs.IsAborted(err) {
+			end(err)
+			return
+		}
+		if err = errors.Join(err, a.Compare(ctx)); err != nil && ctx.Err() == nil {
 			a.cfg.Logger.Warn("volume: heartbeat failed", "error", err)
 		}
 	}
@@ -156,8 +226,9 @@ func (a *Agent) follow(ctx context.Context) {
 	}
 }
 
-// describe records what the host has.
-func (a *Agent) describe(ctx context.Context) error {
+// describe records what the host has, and that it is alive. The first time, it makes this run of the agent the only one; later, it is Aborted if
+// another has become that.
+func (a *Agent) describe(ctx context.Context, run string, first bool) error {
 	stats, err := a.cfg.Driver.Stats(ctx)
 	if err != nil {
 		return fmt.Errorf("volume: host %s: %w", a.cfg.HostName, err)
@@ -167,7 +238,14 @@ func (a *Agent) describe(ctx context.Context) error {
 		return fmt.Errorf("volume: host %s: %w", a.cfg.HostName, err)
 	}
 	return a.cfg.Store.Update(ctx, func(tx *state.Tx) error {
-		h := Host{ID: a.cfg.HostID, Name: a.cfg.HostName, TotalGiB: stats.TotalGiB, FreeGiB: stats.FreeGiB, Seen: time.Now().UTC()}
+		last, err := scheduler.Beats.Get(tx, BeatID(a.cfg.HostID))
+		if err == nil && !first && last.Run != run {
+			return fmt.Errorf("volume: another agent has taken the volumes of host %s (%s) over: %w", a.cfg.HostName, a.cfg.HostID, errdefs.ErrAborted)
+		}
+		if err := scheduler.Beats.Put(tx, scheduler.Beat{HostID: BeatID(a.cfg.HostID), At: time.Now().UTC(), Run: run, Every: a.cfg.Heartbeat}); err != nil {
+			return err
+		}
+		h := Host{ID: a.cfg.HostID, Name: a.cfg.HostName, TotalGiB: stats.TotalGiB, FreeGiB: stats.FreeGiB}
 		for _, i := range all {
 			if counted(tx.Unguarded(), i) {
 				h.KnownGiB += i.SizeGiB

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/dewpoint-cloud/dewpoint/auth"
+	"github.com/dewpoint-cloud/dewpoint/scheduler"
 	"github.com/dewpoint-cloud/dewpoint/state"
 	"github.com/dewpoint-cloud/dewpoint/state/operation"
 )
@@ -52,13 +53,13 @@ func Reserve(tx *state.Tx, caller auth.Caller, r Reservation) (Attachment, error
 }
 
 // CreateReserved is [Service.Create] and [Reserve] in one part of a transaction: the volume is "attaching" from the beginning, belongs to
-// nobody else in between, and is exported when it is made. r.VolumeID is empty. If it can't be made, the attachment is gone, and the volume
+// nobody else in between, and is exported when it is made. Members is as in [ServiceConfig]. r.VolumeID is empty. If it can't be made, the attachment is gone, and the volume
 // is in error with the reason in its Fault, for [Discard].
-func CreateReserved(tx *state.Tx, caller auth.Caller, req CreateRequest, r Reservation) (Attachment, error) {
+func CreateReserved(tx *state.Tx, members *scheduler.Members, caller auth.Caller, req CreateRequest, r Reservation) (Attachment, error) {
 	if err := req.check(); err != nil {
 		return Attachment{}, err
 	}
-	v, err := create(tx, caller, req)
+	v, err := create(tx, members, caller, req)
 	if err != nil {
 		return Attachment{}, err
 	}

@@ -118,8 +118,8 @@ func (c *cloud) start(t testing.TB) (stop func()) {
 		})
 	}
 	for _, n := range c.nodes {
-		err := volume.Hosts.Await(ctx, c.store, n.id, func(h volume.Host, found bool) (bool, error) {
-			return found && !h.Seen.Before(begun.Add(-time.Second)), nil
+		err := scheduler.Beats.Await(ctx, c.store, volume.BeatID(n.id), func(b scheduler.Beat, found bool) (bool, error) {
+			return found && !b.At.Before(begun.Add(-time.Second)), nil
 		})
 		require.NoError(t, err)
 	}
@@ -130,7 +130,10 @@ func (c *cloud) start(t testing.TB) (stop func()) {
 func (c *cloud) enlist(t testing.TB) {
 	require.NoError(t, c.store.Update(c.ctx, func(tx *state.Tx) error {
 		for _, n := range c.nodes {
-			if err := volume.Hosts.Put(tx, volume.Host{ID: n.id, Name: "host-" + n.id[:8], TotalGiB: 16, FreeGiB: 16, Seen: time.Now()}); err != nil {
+			if err := volume.Hosts.Put(tx, volume.Host{ID: n.id, Name: "host-" + n.id[:8], TotalGiB: 16, FreeGiB: 16}); err != nil {
+				return err
+			}
+			if err := scheduler.Beats.Put(tx, scheduler.Beat{HostID: volume.BeatID(n.id), At: time.Now()}); err != nil {
 				return err
 			}
 		}

@@ -198,6 +198,24 @@ func TestCrashes(t *testing.T) {
 		"snapshot": {begin: after(exists, snap), want: volume.StateAvailable, more: snapshotIs(volume.StateAvailable)},
 		"snapshot that fails": {begin: spoilt(fakevolume.MethodSnapshot, after(exists, snap)), want: volume.StateAvailable,
 			more: snapshotIs(volume.StateError)},
+		"snapshot in use": {begin: after(attached, snap), want: volume.StateInUse, more: snapshotIs(volume.StateAvailable)},
+		"snapshot in use that fails": {begin: spoilt(fakevolume.MethodSnapshot, after(attached, snap)), want: volume.StateInUse,
+			more: snapshotIs(volume.StateError)},
+		"snapshot in use that can't be held": {begin: after(attached, func(w *crashing) error {
+			w.nodes[0].exporter.Fail(func(method, _ string) error {
+				if method == "Hold" {
+					return broken
+				}
+				return nil
+			})
+			return snap(w)
+		}), want: volume.StateInUse, more: snapshotIs(volume.StateError)},
+		"detach during a snapshot": {begin: after(attached, func(w *crashing) error {
+			if err := snap(w); err != nil {
+				return err
+			}
+			return detach(w)
+		}), want: volume.StateAvailable, more: snapshotIs(volume.StateAvailable)},
 		"delete a snapshot": {begin: after(snapped, func(w *crashing) error { return w.service.DeleteSnapshot(w.ctx, w.other) }),
 			want: volume.StateAvailable, more: gone},
 		"delete a snapshot while making it": {begin: after(exists, func(w *crashing) error {

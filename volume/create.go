@@ -10,6 +10,7 @@ import (
 
 	"github.com/dewpoint-cloud/dewpoint/auth"
 	"github.com/dewpoint-cloud/dewpoint/image"
+	"github.com/dewpoint-cloud/dewpoint/scheduler"
 	"github.com/dewpoint-cloud/dewpoint/state"
 	"github.com/dewpoint-cloud/dewpoint/state/operation"
 )
@@ -45,7 +46,7 @@ func (s *Service) Create(ctx context.Context, req CreateRequest) (v Volume, err 
 	if err := req.check(); err != nil {
 		return v, err
 	}
-	err = s.cfg.Store.Update(ctx, func(tx *state.Tx) error { v, err = create(tx, caller, req); return err })
+	err = s.cfg.Store.Update(ctx, func(tx *state.Tx) error { v, err = create(tx, s.cfg.Members, caller, req); return err })
 	if err != nil {
 		return Volume{}, err
 	}
@@ -71,7 +72,7 @@ func (req CreateRequest) check() error {
 }
 
 // create does the work of Create in one transaction.
-func create(tx *state.Tx, caller auth.Caller, req CreateRequest) (v Volume, err error) {
+func create(tx *state.Tx, members *scheduler.Members, caller auth.Caller, req CreateRequest) (v Volume, err error) {
 	h := hash(req)
 	if req.Token != "" {
 		if made, err := Volumes.One(tx, "token", caller.ProjectID+"/"+req.Token); err == nil {
@@ -97,7 +98,7 @@ func create(tx *state.Tx, caller auth.Caller, req CreateRequest) (v Volume, err 
 		return v, err
 	}
 	if v.HostID == "" {
-		v.HostID, err = place(tx, v.SizeGiB)
+		v.HostID, err = place(tx, members, v.SizeGiB)
 	} else {
 		err = placeOn(tx, v.HostID, v.SizeGiB)
 	}

@@ -2,7 +2,6 @@ package volume
 
 import (
 	"fmt"
-	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -19,8 +18,10 @@ type Host struct {
 	FreeGiB  int // what the driver could give away
 	// KnownGiB is the size of what both the driver and the records had then: what has been recorded since comes off FreeGiB.
 	KnownGiB int
-	Seen     time.Time // by its own clock
 }
+
+// BeatID is the id under which the agent of a host's volumes gives its signs of life, in [scheduler.Beats]: another agent may give those of the host.
+func BeatID(hostID string) string { return "volume/" + hostID }
 
 // free returns what the host can still be given.
 func (h Host) free(r state.Reader) int {
@@ -30,14 +31,18 @@ func (h Host) free(r state.Reader) int {
 
 // place returns the host with the most room, if there is one with enough. Its use is guarded: of two writers that both
 // take the last room, one looks again.
-func place(tx *state.Tx, sizeGiB int) (string, error) {
+func place(tx *state.Tx, members *scheduler.Members, sizeGiB int) (string, error) {
 	r := tx.Unguarded()
 	var best Host
-	room, hosts, down, disabled := 0, 0, 0, 0
+	room, hosts, down, wrong, disabled := 0, 0, 0, 0, 0
 	for h := range Hosts.All(r) {
 		hosts++
-		if time.Since(h.Seen) >= scheduler.DownAfter {
+		switch life := members.Look(r, BeatID(h.ID)); {
+		case !life.Up():
 			down++
+			continue
+		case life.WrongClock():
+			wrong++
 			continue
 		}
 		if s, err := scheduler.Hosts.Get(r, h.ID); err == nil && s.Disabled {
@@ -49,8 +54,8 @@ func place(tx *state.Tx, sizeGiB int) (string, error) {
 		}
 	}
 	if room < sizeGiB || room == 0 {
-		return "", fmt.Errorf("volume: no host has room for %d GiB: of %d with volumes %d are down and %d disabled, and the others have at most %d GiB free: %w",
-			sizeGiB, hosts, down, disabled, max(0, room), errdefs.ErrResourceExhausted)
+		return "", fmt.Errorf("volume: no host has room for %d GiB: of %d with volumes %d are down, %d have a wrong clock and %d are disabled, and the others have at most %d GiB free: %w",
+			sizeGiB, hosts, down, wrong, disabled, max(0, room), errdefs.ErrResourceExhausted)
 	}
 	best.free(tx)
 	return best.ID, nil

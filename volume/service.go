@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/dewpoint-cloud/dewpoint/auth"
+	"github.com/dewpoint-cloud/dewpoint/scheduler"
 	"github.com/dewpoint-cloud/dewpoint/state"
 )
 
@@ -22,7 +23,9 @@ import (
 type ServiceConfig struct {
 	Store  *state.Store // required
 	Policy auth.Policy  // zero: denies everything
-	Logger *slog.Logger // nil: silent
+	// Members knows which hosts are alive, by the clock of this process. Nil: what they have on record is believed.
+	Members *scheduler.Members
+	Logger  *slog.Logger // nil: silent
 }
 
 // Service does what callers ask of their volumes. Every action states its intent in one transaction and returns; the agent of

@@ -13,6 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dewpoint-cloud/dewpoint/auth"
+	"github.com/dewpoint-cloud/dewpoint/queue"
+	"github.com/dewpoint-cloud/dewpoint/queue/memqueue"
 	"github.com/dewpoint-cloud/dewpoint/scheduler"
 	"github.com/dewpoint-cloud/dewpoint/state"
 	"github.com/dewpoint-cloud/dewpoint/volume"
@@ -32,7 +34,7 @@ func TestConfigsAreChecked(t *testing.T) {
 			"Store": func(a *volume.AgentConfig) { a.Store = nil }, "HostID": func(a *volume.AgentConfig) { a.HostID = "" },
 			"HostName": func(a *volume.AgentConfig) { a.HostName = "" }, "Driver": func(a *volume.AgentConfig) { a.Driver = nil },
 			"Exporter":  func(a *volume.AgentConfig) { a.Exporter = nil },
-			"Heartbeat": func(a *volume.AgentConfig) { a.Heartbeat = scheduler.DownAfter },
+			"Heartbeat": func(a *volume.AgentConfig) { a.Heartbeat = scheduler.MaxHeartbeat + 1 },
 		} {
 			cfg := whole
 			spoil(&cfg)
@@ -231,11 +233,7 @@ func TestAttachments(t *testing.T) {
 		for name, err := range map[string]error{
 			"attach": func() error { _, err := c.service.Attach(c.ctx, request(v.ID)); return err }(),
 			"delete": c.service.Delete(c.ctx, v.ID),
-			"snapshot": func() error {
-				_, err := c.service.Snapshot(c.ctx, volume.SnapshotRequest{Volume: v.ID})
-				return err
-			}(),
-			"clone": func() error { _, err := c.service.Create(c.ctx, volume.CreateRequest{Source: v.ID}); return err }(),
+			"clone":  func() error { _, err := c.service.Create(c.ctx, volume.CreateRequest{Source: v.ID}); return err }(),
 		} {
 			require.ErrorIs(t, err, errdefs.ErrFailedPrecondition, name)
 		}
@@ -277,6 +275,7 @@ func TestExtendInUse(t *testing.T) {
 			return nil
 		})
 		before := n.driver.Calls(fakevolume.MethodExtend)
+		hang := n.driver.Inject(fakevolume.Fault{Method: fakevolume.MethodExtend, Hang: true})
 		v, err = c.service.Extend(c.ctx, v.ID, 3)
 		require.NoError(t, err)
 		require.Equal(t, volume.StateExtending, v.State)
@@ -289,6 +288,7 @@ func TestExtendInUse(t *testing.T) {
 		} {
 			require.ErrorIs(t, err, errdefs.ErrFailedPrecondition, name)
 		}
+		hang.Remove()
 		v, err = c.service.WaitFor(c.ctx, v.ID, volume.StateInUse)
 		require.NoError(t, err)
 		require.Equal(t, 3, v.SizeGiB)
@@ -311,6 +311,50 @@ func TestExtendInUse(t *testing.T) {
 		v, err = c.service.WaitFor(c.ctx, v.ID, volume.StateAvailable)
 		require.NoError(t, err)
 		require.Equal(t, 4, v.SizeGiB)
+	})
+}
+
+// TestSnapshotInUse: who uses the volume waits no longer than HoldLimit, and goes on.
+func TestSnapshotInUse(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cloud, n *node) {
+		v := c.create(t, volume.CreateRequest{SizeGiB: 1})
+		c.attach(t, v.ID)
+		at, err := c.service.Connection(c.ctx, v.ID)
+		require.NoError(t, err)
+		session, err := n.exporter.Login(at.Target, initiator, at.User, at.Secret)
+		require.NoError(t, err)
+		took := func(delay time.Duration) (volume.Snapshot, time.Duration) {
+			fault := n.driver.Inject(fakevolume.Fault{Method: fakevolume.MethodSnapshot, Delay: delay})
+			defer fault.Remove()
+			s, err := c.service.Snapshot(c.ctx, volume.SnapshotRequest{Volume: v.ID})
+			require.NoError(t, err)
+			<-fault.Struck()
+			begun := time.Now()
+			require.NoError(t, session.Write())
+			waited := time.Since(begun)
+			s, err = c.service.WaitSnapshot(c.ctx, s.ID, func(s volume.Snapshot) bool { return s.State != volume.StateCreating })
+			require.NoError(t, err)
+			now, err := c.service.Get(c.ctx, v.ID)
+			require.NoError(t, err)
+			require.Equal(t, volume.StateInUse, now.State)
+			require.NoError(t, session.Write())
+			return s, waited
+		}
+		s, waited := took(5 * time.Second)
+		require.Equal(t, volume.StateAvailable, s.State)
+		require.Equal(t, 5*time.Second, waited)
+		s, waited = took(time.Minute)
+		require.Equal(t, volume.StateError, s.State)
+		require.Contains(t, s.Fault, "could not be copied in the 10s for which writes may wait")
+		require.Equal(t, volume.HoldLimit, waited)
+		require.NoError(t, c.service.DeleteSnapshot(c.ctx, s.ID))
+
+		// Nobody waits for a volume that nobody uses, however long it takes.
+		require.NoError(t, c.service.Detach(c.ctx, v.ID, false))
+		_, err = c.service.WaitFor(c.ctx, v.ID, volume.StateAvailable)
+		require.NoError(t, err)
+		n.driver.Inject(fakevolume.Fault{Method: fakevolume.MethodSnapshot, Delay: time.Minute})
+		c.snapshot(t, v.ID)
 	})
 }
 
@@ -382,10 +426,8 @@ func TestPlaces(t *testing.T) {
 		c := newCloud(t, 4)
 		c.enlist(t)
 		require.NoError(t, c.store.Update(c.ctx, func(tx *state.Tx) error {
-			down, err := volume.Hosts.Get(tx, c.nodes[0].id)
-			require.NoError(t, err)
-			down.Seen = time.Now().Add(-scheduler.DownAfter)
-			if err := volume.Hosts.Put(tx, down); err != nil {
+			down := scheduler.Beat{HostID: volume.BeatID(c.nodes[0].id), At: time.Now().Add(-scheduler.DownAfter)}
+			if err := scheduler.Beats.Put(tx, down); err != nil {
 				return err
 			}
 			return scheduler.Hosts.Put(tx, scheduler.Host{ID: c.nodes[1].id, Name: "one", Disabled: true})
@@ -424,10 +466,81 @@ func TestPlaces(t *testing.T) {
 		for range 20 {
 			_, err := c.service.Create(c.ctx, volume.CreateRequest{SizeGiB: 2})
 			if err != nil {
-				require.ErrorContains(t, err, "of 4 with volumes 1 are down and 1 disabled, and the others have at most 0 GiB free")
+				require.ErrorContains(t, err, "of 4 with volumes 1 are down, 0 have a wrong clock and 1 are disabled, and the others have at most 0 GiB free")
 				break
 			}
 		}
+		require.NoError(t, c.close())
+	})
+}
+
+// TestAVolumeHostRunsOnce: a second agent of a host that can ask the first does not begin; one that can't takes over, and the first ends.
+func TestAVolumeHostRunsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCloud(t, 1)
+		n := c.nodes[0]
+		bus := memqueue.New(memqueue.Config{})
+		ctx, cancel := context.WithCancel(context.Background())
+		agent := func(b queue.Bus) *volume.Agent {
+			a, err := volume.NewAgent(volume.AgentConfig{Store: c.store, HostID: n.id, HostName: "one", Driver: n.driver, Exporter: n.exporter, Bus: b})
+			require.NoError(t, err)
+			return a
+		}
+		first := make(chan error, 1)
+		go func() { first <- agent(bus).Run(ctx) }()
+		synctest.Wait()
+		err := agent(bus).Run(ctx)
+		require.True(t, errdefs.IsAlreadyExists(err), err)
+		require.ErrorContains(t, err, n.id+" has its volumes in another process already, where it is called one")
+		c.create(t, volume.CreateRequest{SizeGiB: 1}) // the first works on
+
+		second := make(chan error, 1)
+		go func() { second <- agent(nil).Run(ctx) }()
+		begun := time.Now()
+		err = <-first
+		require.True(t, errdefs.IsAborted(err), err)
+		require.ErrorContains(t, err, "another agent has taken the volumes of host one")
+		require.LessOrEqual(t, time.Since(begun), 11*time.Second)
+		c.create(t, volume.CreateRequest{SizeGiB: 1})
+		cancel()
+		require.NoError(t, <-second)
+		require.NoError(t, bus.Close())
+		require.NoError(t, c.close())
+	})
+}
+
+// TestHostsAreAliveByTheClockOfWhoPlaces: what a host with a wrong clock says of the time counts for nothing.
+func TestHostsAreAliveByTheClockOfWhoPlaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCloud(t, 1)
+		members := scheduler.NewMembers(nil)
+		ctx, cancel := context.WithCancel(context.Background())
+		heard := make(chan error, 1)
+		go func() { heard <- members.Run(ctx, c.store) }()
+		synctest.Wait()
+		service, err := volume.NewService(volume.ServiceConfig{Store: c.store, Policy: auth.DefaultPolicy(), Members: members})
+		require.NoError(t, err)
+		c.enlist(t)
+		beat := func(ahead time.Duration) {
+			time.Sleep(time.Second)
+			require.NoError(t, c.store.Update(c.ctx, func(tx *state.Tx) error {
+				return scheduler.Beats.Put(tx, scheduler.Beat{HostID: volume.BeatID(c.nodes[0].id), At: time.Now().Add(ahead)})
+			}))
+			synctest.Wait()
+		}
+		create := func() error { _, err := service.Create(c.ctx, volume.CreateRequest{SizeGiB: 1}); return err }
+		beat(0)
+		require.NoError(t, create())
+		beat(-time.Hour)
+		beat(-time.Hour)
+		require.ErrorContains(t, create(), "of 1 with volumes 0 are down, 1 have a wrong clock")
+		beat(0)
+		beat(0)
+		require.NoError(t, create())
+		time.Sleep(scheduler.DownAfter)
+		require.ErrorContains(t, create(), "of 1 with volumes 1 are down")
+		cancel()
+		require.NoError(t, <-heard)
 		require.NoError(t, c.close())
 	})
 }

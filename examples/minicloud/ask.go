@@ -64,6 +64,9 @@ func runLaunch(ctx context.Context, o options, w io.Writer) error {
 			return err
 		}
 		req.Name, req.MinCount, req.MaxCount, req.Token = o.name, o.instances, o.instances, o.request
+		if err := bootFrom(ctx, o, s, &req); err != nil {
+			return err
+		}
 		made, err := s.Compute.Run(ctx, req)
 		if err != nil {
 			return err
@@ -81,6 +84,21 @@ func runLaunch(ctx context.Context, o options, w io.Writer) error {
 		}
 		return nil
 	})
+}
+
+// bootFrom has a machine boot from a volume, if that was asked for.
+func bootFrom(ctx context.Context, o options, s *dewpoint.Services, req *compute.RunRequest) error {
+	switch {
+	case o.bootVolume != "":
+		v, err := findVolume(ctx, s, o.bootVolume)
+		if err != nil {
+			return err
+		}
+		req.Image, req.BootVolume = "", &compute.BootVolume{Volume: v.ID}
+	case o.bootSize > 0:
+		req.Image, req.BootVolume = "", &compute.BootVolume{Image: req.Image, SizeGiB: o.bootSize, DeleteOnTermination: true}
+	}
+	return nil
 }
 
 // furnished finds what the controller has made.

@@ -40,16 +40,20 @@ func about(ctx context.Context, o options, f func(ctx context.Context, s *dewpoi
 	return ask(ctx, o, func(ctx context.Context, s *dewpoint.Services) error {
 		ctx, cancel := context.WithTimeout(ctx, o.wait)
 		defer cancel()
-		all, err := s.Volumes.List(ctx, volume.ListOptions{})
-		if err != nil {
-			return err
-		}
-		v, err := named("volume", o.args[0], all, func(v volume.Volume) (string, string) { return v.ID, v.Name })
+		v, err := findVolume(ctx, s, o.args[0])
 		if err != nil {
 			return err
 		}
 		return f(ctx, s, v)
 	})
+}
+
+func findVolume(ctx context.Context, s *dewpoint.Services, word string) (volume.Volume, error) {
+	all, err := s.Volumes.List(ctx, volume.ListOptions{})
+	if err != nil {
+		return volume.Volume{}, err
+	}
+	return named("volume", word, all, func(v volume.Volume) (string, string) { return v.ID, v.Name })
 }
 
 func findSnapshot(ctx context.Context, s *dewpoint.Services, word string) (volume.Snapshot, error) {

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -66,14 +67,30 @@ func TestVolumesFromTheCommandLine(t *testing.T) {
 	does("delete copy", `\tcopy\tgone`)
 	out, err = l.run("terminate", "-wait", "100s")
 	require.NoError(t, err, out)
+
+	// A machine boots from a volume that is made for it, and goes with it.
+	out, err = l.run("launch", "-name", "from-volume", "-boot-size", "1", "-wait", "100s")
+	require.NoError(t, err, out)
+	does("list", `from-volume +1 GiB +in-use +\S+ +used by \S+ as vda`)
+	out, err = l.run("terminate", "-wait", "100s")
+	require.NoError(t, err, out)
+	require.Eventually(t, func() bool {
+		out, err := volumes("list")
+		return err == nil && !strings.Contains(out, "from-volume")
+	}, time.Minute, time.Second)
 }
 
 func TestACommandForVolumesThatIsWrongSaysHow(t *testing.T) {
 	for args, says := range map[string]string{
-		"volume attach data":  "takes VOLUME MACHINE, but has 1 arguments",
-		"volume delete":       "takes VOLUME, but has 0 arguments",
-		"volume list all":     "takes no argument",
-		"volume nonsense now": `takes no argument, but has "volume"`,
+		"launch -boot-volume data -n 2":         "-n is 2, must be 1 for a machine that boots from a volume",
+		"launch -boot-volume data -boot-size 1": "-boot-size is 1, must be at least 0, and 0 with -boot-volume",
+		"launch -boot-size -1":                  "-boot-size is -1",
+		"node -initiator none":                  "-initiator is \"none\", must be \"qemu\" or \"kernel\"",
+		"node -initiator kernel -netns other":   "-initiator kernel needs -netns host",
+		"volume attach data":                    "takes VOLUME MACHINE, but has 1 arguments",
+		"volume delete":                         "takes VOLUME, but has 0 arguments",
+		"volume list all":                       "takes no argument",
+		"volume nonsense now":                   `takes no argument, but has "volume"`,
 	} {
 		_, err := understand(strings.Fields(args), &bytes.Buffer{})
 		require.ErrorContains(t, err, says, args)

@@ -10,7 +10,9 @@ import (
 	"github.com/dewpoint-cloud/dewpoint"
 	"github.com/dewpoint-cloud/dewpoint/api/metadata"
 	"github.com/dewpoint-cloud/dewpoint/auth"
+	"github.com/dewpoint-cloud/dewpoint/compute"
 	"github.com/dewpoint-cloud/dewpoint/compute/libvirt"
+	"github.com/dewpoint-cloud/dewpoint/compute/openiscsi"
 	"github.com/dewpoint-cloud/dewpoint/network"
 	"github.com/dewpoint-cloud/dewpoint/network/dhcp"
 	"github.com/dewpoint-cloud/dewpoint/network/linklocal"
@@ -77,7 +79,13 @@ func drivers(ctx context.Context, o options, h *host, logger *slog.Logger) (cfg 
 		return cfg, nil, err
 	}
 	opened.add(disks.close)
-	return dewpoint.Config{Hypervisor: machines, NetworkManager: bridges, DHCP: leases, Servers: []network.Server{routers},
+	var reach compute.Connector // nil: QEMU's own initiators
+	if o.initiator == "kernel" {
+		if reach, err = openiscsi.New(openiscsi.Config{}); err != nil {
+			return cfg, nil, err
+		}
+	}
+	return dewpoint.Config{Hypervisor: machines, Connector: reach, NetworkManager: bridges, DHCP: leases, Servers: []network.Server{routers},
 		VolumeDriver: disks.driver, VolumeExporter: disks.exporter,
 		Metadata: func(s *dewpoint.Services) (network.Server, error) { return aboutGuests(s, h, logger) },
 		Dir:      filepath.Join(o.dir, "cloud"), Logger: logger}, opened.close, nil

@@ -28,9 +28,9 @@ func commands() []command {
 	return []command{
 		{"controller", "", "takes requests, and is what nodes join; runs the store and the bus unless -etcd and -bus name others",
 			append([]string{"listen", "etcd", "bus", "cidr", "cidr6", "bridge", "uplink", "memory"}, machine...), runController},
-		{"node", "", "runs machines of the cloud whose controller it joins", append([]string{"join", "token", "name", "netns", "volumes"}, machine...), runNode},
+		{"node", "", "runs machines of the cloud whose controller it joins", append([]string{"join", "token", "name", "netns", "volumes", "initiator"}, machine...), runNode},
 		{"token", "", "prints a new token, for nodes to join the controller on this machine", machine, printToken},
-		{"launch", "", "launches machines, and waits until they are active", append([]string{"n", "name", "wait", "request"}, machine...), runLaunch},
+		{"launch", "", "launches machines, and waits until they are active", append([]string{"n", "name", "wait", "request", "boot-volume", "boot-size"}, machine...), runLaunch},
 		{"list", "", "shows the machines", machine, runList},
 		{"terminate", "[NAME|ID]...", "terminates machines, all if none is named, and waits until they are gone", append([]string{"wait"}, machine...), runTerminate},
 		{"hosts", "", "shows the hosts", machine, runHosts},
@@ -40,8 +40,8 @@ func commands() []command {
 		{"volume list", "", "shows the volumes and their snapshots", machine, runVolumeList},
 		{"volume attach", "VOLUME MACHINE", "gives a volume to a machine, and waits until that has it", append([]string{"wait"}, machine...), runVolumeAttach},
 		{"volume detach", "VOLUME", "takes a volume from its machine, and waits until that has let go", append([]string{"wait"}, machine...), runVolumeDetach},
-		{"volume extend", "VOLUME", "makes a volume that nobody uses larger", append([]string{"size", "wait"}, machine...), runVolumeExtend},
-		{"volume snapshot", "VOLUME", "keeps what a volume that nobody uses holds now", append([]string{"name", "wait"}, machine...), runVolumeSnapshot},
+		{"volume extend", "VOLUME", "makes a volume larger, also while it is used", append([]string{"size", "wait"}, machine...), runVolumeExtend},
+		{"volume snapshot", "VOLUME", "keeps what a volume holds now, also while it is used", append([]string{"name", "wait"}, machine...), runVolumeSnapshot},
 		{"volume delete", "VOLUME", "deletes a volume, or a snapshot, and waits until it is gone", append([]string{"wait"}, machine...), runVolumeDelete},
 		{"enable", "HOST", "lets a host have new machines again", machine, runEnable},
 	}
@@ -81,6 +81,13 @@ func (o *options) declare(f *flag.FlagSet, name string) {
 	case "volumes":
 		f.StringVar(&o.volumes, name, "", "address:port where all nodes reach this one's volumes, an address of this machine; "+
 			"\"\": that from which it reaches the controller and port 3260, or, with -netns, "+loopback+", for its own machines alone")
+	case "initiator":
+		f.StringVar(&o.initiator, name, "qemu", "who reaches volumes for this node's machines: \"qemu\", each machine's own, or \"kernel\", the node's, by open-iscsi; "+
+			"that needs -netns host")
+	case "boot-volume":
+		f.StringVar(&o.bootVolume, name, "", "the id or name of a volume to boot from, which stays when the machine goes; \"\": none")
+	case "boot-size":
+		f.IntVar(&o.bootSize, name, 0, "boot from a volume of so many GiB that is made of the image for the machine, and goes with it; 0: none")
 	case "name":
 		f.StringVar(&o.name, name, "", "what to call it; \"\": the machine's name, or for launch, \"mini\"")
 	case "n":
@@ -214,6 +221,20 @@ func (o *options) check(c command) error {
 	}
 	if takes("netns") && o.netns == "" {
 		return fmt.Errorf(`-netns is empty; the host's own network is "host"`)
+	}
+	if takes("initiator") {
+		switch {
+		case o.initiator != "qemu" && o.initiator != "kernel":
+			return fmt.Errorf(`-initiator is %q, must be "qemu" or "kernel"`, o.initiator)
+		case o.initiator == "kernel" && o.netns != "host":
+			return fmt.Errorf("-initiator kernel needs -netns host: the kernel's initiator is not in the namespace %s", o.netns)
+		}
+	}
+	if takes("boot-size") && (o.bootSize < 0 || o.bootSize > 0 && o.bootVolume != "") {
+		return fmt.Errorf("-boot-size is %d, must be at least 0, and 0 with -boot-volume, which has a size", o.bootSize)
+	}
+	if takes("boot-volume") && (o.bootVolume != "" || o.bootSize > 0) && o.instances != 1 {
+		return fmt.Errorf("-n is %d, must be 1 for a machine that boots from a volume", o.instances)
 	}
 	if takes("volumes") && o.volumes != "" {
 		if a, err := netip.ParseAddrPort(o.volumes); err != nil || a.Addr().IsUnspecified() || a.Addr().IsMulticast() || a.Addr().Zone() != "" {

@@ -57,7 +57,12 @@ type options struct {
 	size     int
 	image    string
 	snapshot string
-	args     []string
+
+	initiator  string
+	bootVolume string
+	bootSize   int
+
+	args []string
 }
 
 const (

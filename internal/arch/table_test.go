@@ -77,7 +77,7 @@ var house = []line{
 	{path: "scheduler", ours: []string{"auth", "state", "state/operation", "queue"}, outside: map[string]string{"github.com/google/uuid": uuids}},
 	// It asks the scheduler which hosts get nothing new.
 	{path: "volume/internal/keylock"},
-	{path: "volume", ours: []string{"auth", "image", "scheduler", "state", "state/operation", "volume/internal/keylock"}, outside: map[string]string{
+	{path: "volume", ours: []string{"auth", "image", "queue", "scheduler", "state", "state/operation", "volume/internal/keylock"}, outside: map[string]string{
 		"github.com/google/uuid": uuids}},
 	{path: "volume/fakevolume", ours: []string{"volume"}, outside: map[string]string{"github.com/google/uuid": uuids,
 		"golang.org/x/sys": linux}},
@@ -134,7 +134,7 @@ var house = []line{
 	// Floor 5: programs. They alone choose drivers.
 	{path: "internal/libvirtd", ours: []string{"internal/testneed"}, outside: map[string]string{"golang.org/x/sys": linux}},
 	{path: "examples/minicloud/guest", ours: []string{"internal/initramfs"}},
-	{path: "examples/minicloud", ours: []string{".", "api/cluster", "api/metadata", "auth", "auth/ca", "compute", "compute/libvirt", "examples/minicloud/guest", "image",
+	{path: "examples/minicloud", ours: []string{".", "api/cluster", "api/metadata", "auth", "auth/ca", "compute", "compute/libvirt", "compute/openiscsi", "examples/minicloud/guest", "image",
 		"image/inspect", "internal/libvirtd", "network", "network/dhcp", "network/linklocal", "network/linux", "network/ra", "queue",
 		"queue/amqp", "queue/memqueue", "queue/nats", "queue/nats/natsserver", "scheduler", "state", "state/bolt", "state/etcd",
 		"state/etcd/etcdserver", "volume", "volume/fakevolume", "volume/file", "volume/iscsi"},
