@@ -134,7 +134,7 @@ func (c *Cloud) run(ctx context.Context) (err error) {
 	if err := services.Compute.InstallFlavors(auth.NewContext(ctx, auth.Admin("")), c.cfg.Flavors); err != nil {
 		return err
 	}
-	cache, err := c.newCache(blobs)
+	cache, err := c.newCache(blobs, services.Images)
 	if err != nil {
 		return err
 	}

@@ -64,7 +64,7 @@ type Config struct {
 	Dir   string
 	Blobs image.Blobs // nil: files in Dir/images
 	// Images is where a node gets the contents of images if other processes keep them, as with api/cluster: this one then has
-	// no Blobs, and its image service can neither take nor give a content. Nil: Blobs.
+	// no Blobs, and its image service can neither take nor give a content. Images of its volumes can be made if it is an [image.Sink] too. Nil: Blobs.
 	Images image.Source
 	Disks  compute.Disks // nil: made of images, in Dir/node
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -61,15 +62,31 @@ func (c *Cloud) newNode(s *Services, cache *image.Cache) (*node, error) {
 }
 
 // newCache opens where the host has images, for the disks of its machines and for its volumes. It is nil where nobody needs it.
-func (c *Cloud) newCache(blobs image.Blobs) (*image.Cache, error) {
+func (c *Cloud) newCache(blobs image.Blobs, images *image.Service) (*image.Cache, error) {
 	if c.cfg.Dir == "" || !(c.cfg.VolumeDriver != nil || c.cfg.isNode() && c.cfg.Disks == nil) {
 		return nil, nil
 	}
 	source := c.cfg.Images
 	if source == nil {
-		source = image.BlobSource{Blobs: blobs}
+		host, err := c.host()
+		if err != nil {
+			return nil, err
+		}
+		source = ownImages{image.BlobSource{Blobs: blobs}, images, host.ID}
 	}
 	return image.NewCache(image.CacheConfig{Dir: c.path("node"), Source: source, Logger: c.cfg.Logger})
+}
+
+// ownImages are those of a process that keeps them itself.
+type ownImages struct {
+	image.BlobSource
+	service *image.Service
+	hostID  string
+}
+
+// PutImage implements [image.Sink].
+func (o ownImages) PutImage(ctx context.Context, img image.Image, content io.Reader) (image.Stored, error) {
+	return o.service.Receive(ctx, o.hostID, img.ID, img.Upload, content)
 }
 
 func hostName() (string, error) {

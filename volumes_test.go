@@ -209,6 +209,32 @@ func TestAVolumeOfAnImage(t *testing.T) {
 	_, err = f.ReadAt(got, 0)
 	require.NoError(t, err)
 	require.Equal(t, "this is an image\x00", string(got))
+
+	// And an image of a snapshot of it holds the same.
+	snapshot, err := s.Volumes.Snapshot(ctx, volume.SnapshotRequest{Volume: v.ID})
+	require.NoError(t, err)
+	_, err = s.Volumes.WaitSnapshot(ctx, snapshot.ID, func(x volume.Snapshot) bool { return x.State == volume.StateAvailable })
+	require.NoError(t, err)
+	made, err := s.Volumes.CreateImage(ctx, volume.ImageRequest{Snapshot: snapshot.ID, Name: "back"})
+	require.NoError(t, err)
+	require.NoError(t, image.Images.Await(ctx, s.Store, made.ID, func(now image.Image, found bool) (bool, error) {
+		made = now
+		return !found || now.Status != image.Uploading, nil
+	}))
+	require.Equal(t, image.Active, made.Status, made.Reason)
+	require.EqualValues(t, 1<<30, made.VirtualBytes)
+	again, err := s.Volumes.Create(ctx, volume.CreateRequest{Image: made.ID})
+	require.NoError(t, err)
+	_, err = s.Volumes.WaitFor(ctx, again.ID, volume.StateAvailable)
+	require.NoError(t, err)
+	path, err = driver.Path(ctx, again.ID)
+	require.NoError(t, err)
+	content, err := os.Open(path)
+	require.NoError(t, err)
+	defer content.Close()
+	_, err = content.ReadAt(got, 0)
+	require.NoError(t, err)
+	require.Equal(t, "this is an image\x00", string(got))
 	found, err := cloud.Audit(ctx)
 	require.NoError(t, err)
 	require.Empty(t, found)

@@ -70,7 +70,7 @@ func TestEveryActionForEveryone(t *testing.T) {
 			volume:get volume:list volume:snapshot:get volume:snapshot:list`,
 		"sys": `compute:console compute:pause compute:reboot compute:resume compute:run compute:start compute:stop
 			compute:terminate image:delete image:publish image:register image:share image:update image:upload
-			compute:fixed-ip:add compute:fixed-ip:remove compute:volume:attach compute:volume:detach volume:attach volume:connection volume:create volume:delete volume:detach volume:extend volume:snapshot:create
+			compute:fixed-ip:add compute:fixed-ip:remove compute:volume:attach compute:volume:detach volume:attach volume:connection volume:create volume:delete volume:detach volume:extend volume:image volume:snapshot:create
 			volume:snapshot:delete`,
 		"manager": `auth:member:remove auth:member:set`,
 		"net":     `network:floating:allocate network:floating:associate network:floating:disassociate network:floating:release network:group:create network:group:delete network:group:rule:add network:group:rule:remove network:group:set`,

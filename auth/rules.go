@@ -121,6 +121,7 @@ func DefaultPolicy() Policy {
 		"volume:extend":       sys,
 		"volume:get":          look,
 		"volume:host:list":    admin,
+		"volume:image":        sys,
 		"volume:list":         look,
 		"volume:list:all":     admin,
 

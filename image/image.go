@@ -83,6 +83,8 @@ type Image struct {
 
 	Token, TokenHash string // of the call that registered it, when it gave a token
 
+	From string // the host that is to bring the content, while one is
+
 	// Upload counts the uploads that were begun. The last one alone may finish, and its content is the blob that
 	// belongs to the image; all others are leftovers.
 	Upload uint64

@@ -138,22 +138,28 @@ func (s *Service) Register(ctx context.Context, spec Spec) (Image, error) {
 			return Image{}, err
 		}
 	}
-	now := time.Now().UTC()
-	fresh := Image{
-		ID: uuid.NewString(), ProjectID: caller.ProjectID, UserID: caller.UserID, Name: spec.Name, Format: spec.Format,
-		Status: Queued, Visibility: spec.Visibility, WantSHA256: spec.SHA256, MinDiskGiB: spec.MinDiskGiB, MinRAMMiB: spec.MinRAMMiB,
-		KernelID: spec.KernelID, RamdiskID: spec.RamdiskID, Properties: maps.Clone(spec.Properties), Created: now, Updated: now,
-		Token: spec.Token,
-	}
-	if spec.Token != "" {
-		fresh.TokenHash = spec.hash()
-	}
+	fresh := spec.image(caller)
 	var img Image
 	err = s.cfg.Store.Update(ctx, func(tx *state.Tx) (err error) {
 		img, err = register(tx, caller, fresh)
 		return err
 	})
 	return img, err
+}
+
+// image returns the record of a new image.
+func (s Spec) image(caller auth.Caller) Image {
+	now := time.Now().UTC()
+	fresh := Image{
+		ID: uuid.NewString(), ProjectID: caller.ProjectID, UserID: caller.UserID, Name: s.Name, Format: s.Format,
+		Status: Queued, Visibility: s.Visibility, WantSHA256: s.SHA256, MinDiskGiB: s.MinDiskGiB, MinRAMMiB: s.MinRAMMiB,
+		KernelID: s.KernelID, RamdiskID: s.RamdiskID, Properties: maps.Clone(s.Properties), Created: now, Updated: now,
+		Token: s.Token,
+	}
+	if s.Token != "" {
+		fresh.TokenHash = s.hash()
+	}
+	return fresh
 }
 
 func register(tx *state.Tx, caller auth.Caller, fresh Image) (Image, error) {

@@ -37,7 +37,7 @@ func (s *Service) Upload(ctx context.Context, id string, content io.Reader) (Ima
 			return fmt.Errorf("image %s has content, which can't be changed; register another image: %w", id,
 				errdefs.ErrFailedPrecondition)
 		}
-		img.Status, img.Reason = Uploading, ""
+		img.Status, img.Reason, img.From = Uploading, "", ""
 		img.Upload++
 		return nil
 	})

@@ -29,7 +29,7 @@ type AgentConfig struct {
 	// Bus is how a second agent of the host learns that there is a first, and does not begin. Nil: it takes the host over, and the first ends
 	// with its next sign of life.
 	Bus    queue.Bus
-	Images Images // where the contents of images come from; nil: volumes of images can't be made here
+	Images Images // where the contents of images come from; nil: neither volumes of images nor images of volumes are made here
 
 	// Grown begins what tells an instance that a volume it has is larger, in the transaction that ends the work of the volume's host; whoever
 	// does that calls [Confirm] in the end. Nil: instances see it by themselves.
@@ -48,6 +48,10 @@ type AgentConfig struct {
 type Images interface {
 	// Raw has use called with the path of a raw file with the content of an image, which is there until use returns.
 	Raw(ctx context.Context, img image.Image, use func(path string) error) error
+
+	// Keep makes what a raw file or device holds the content of an image that is being made, which [image.Attempt] returned, and returns when it is on
+	// record. It may be repeated, each time with another attempt.
+	Keep(ctx context.Context, img image.Image, path string) error
 }
 
 // Agent does on one host what the records say of its volumes. It follows the records, and nobody has to ring. Of one host, at most

@@ -27,6 +27,7 @@ type crashing struct {
 	more  func(w *crashing) error
 	id    string // of the volume
 	other string // of another volume, or a snapshot
+	img   string // of an image that is made
 }
 
 func (w *crashing) Begin(t *testing.T) { w.begin(t, w) }
@@ -129,6 +130,28 @@ func TestCrashes(t *testing.T) {
 		s, err := w.service.Snapshot(w.ctx, volume.SnapshotRequest{Volume: w.id})
 		w.other = s.ID
 		return err
+	}
+	picture := func(ofSnapshot bool) func(w *crashing) error {
+		return func(w *crashing) error {
+			req := volume.ImageRequest{Name: "picture", Volume: w.id}
+			if ofSnapshot {
+				req.Volume, req.Snapshot = "", w.other
+			}
+			img, err := w.service.CreateImage(w.ctx, req)
+			w.img = img.ID
+			return err
+		}
+	}
+	imageIs := func(want image.Status) func(w *crashing) error {
+		return func(w *crashing) error {
+			return w.store.View(func(r *state.View) error {
+				img, err := image.Images.Get(r, w.img)
+				if err == nil && (img.Status != want || img.From != "" || (img.SHA256 != "") != (want == image.Active)) {
+					err = fmt.Errorf("the image should be %s: %+v", want, img)
+				}
+				return err
+			})
+		}
 	}
 	size := func(want int) func(w *crashing) error {
 		return func(w *crashing) error {
@@ -242,6 +265,18 @@ func TestCrashes(t *testing.T) {
 			w.id = v.ID
 			w.nodes[0].driver.Inject(fakevolume.Fault{Method: fakevolume.MethodImport, Err: broken})
 		}, want: volume.StateError},
+		"image of a volume": {begin: after(exists, picture(false)), want: volume.StateAvailable, more: imageIs(image.Active)},
+		"image of a volume that fails": {begin: spoilt(fakevolume.MethodPath, after(exists, picture(false))), want: volume.StateAvailable,
+			more: imageIs(image.Failed)},
+		"image of a snapshot": {begin: after(snapped, picture(true)), want: volume.StateAvailable, more: imageIs(image.Active)},
+		"image of a snapshot that fails": {begin: spoilt(fakevolume.MethodClone, after(snapped, picture(true))), want: volume.StateAvailable,
+			more: imageIs(image.Failed)},
+		"image that is deleted while it is made": {begin: after(snapped, func(w *crashing) error {
+			if err := picture(true)(w); err != nil {
+				return err
+			}
+			return w.store.Update(w.ctx, func(tx *state.Tx) error { return image.Images.Delete(tx, w.img) })
+		}), want: volume.StateAvailable},
 		"clone": {begin: after(exists, func(w *crashing) error {
 			v, err := w.service.Create(w.ctx, volume.CreateRequest{Source: w.id})
 			w.id = v.ID

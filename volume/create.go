@@ -166,7 +166,7 @@ func (v Volume) free() error {
 	case v.State != StateAvailable:
 		return fmt.Errorf("volume %s is %s, must be available: %w", v.ID, v.State, errdefs.ErrFailedPrecondition)
 	case v.Copies > 0:
-		return fmt.Errorf("volume %s: %d volumes are being made of it: %w", v.ID, v.Copies, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("volume %s: %d volumes and images are being made of it: %w", v.ID, v.Copies, errdefs.ErrFailedPrecondition)
 	}
 	return nil
 }

@@ -22,6 +22,9 @@ type work struct {
 	Target     Target // of an export: where it is
 	Next       string // who else may log in, when it was admitted
 	Delete     bool   // of a release: the volume is deleted then
+	ImageID    string // of the making of an image
+	CopyID     string // the volume that is made of its snapshot for it
+	Upload     uint64 // the attempt that has brought its content
 }
 
 // The kinds of operations on volumes.
@@ -34,6 +37,7 @@ const (
 	kindAdmit          = "volume.admit"
 	kindSnapshot       = "volume.snapshot"
 	kindDeleteSnapshot = "volume.snapshot.delete"
+	kindImage          = "volume.image"
 )
 
 const (
@@ -126,6 +130,7 @@ func (a *Agent) kinds() []operation.Definition {
 			},
 			Problem: snapshotProblem,
 		}),
+		a.makeImage(),
 	}
 }
 

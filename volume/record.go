@@ -32,7 +32,7 @@ type Volume struct {
 	// DeleteOnTermination has the volume deleted with the instance that it is attached to.
 	DeleteOnTermination bool
 
-	Copies int // how many volumes are being made of it just now
+	Copies int // how many volumes and images are being made of it just now
 
 	Token     string // the caller's idempotency token
 	TokenHash string // of the request that came with it
@@ -69,7 +69,7 @@ type Snapshot struct {
 	ImageID   string // of the volume
 	State     State
 	Fault     string // as of a volume
-	Copies    int    // how many volumes are being made of it just now
+	Copies    int    // how many volumes and images are being made of it just now
 
 	Token     string
 	TokenHash string

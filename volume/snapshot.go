@@ -122,7 +122,7 @@ func (s *Service) DeleteSnapshot(ctx context.Context, id string) error {
 		case found.State == StateDeleting:
 			return nil
 		case found.Copies > 0:
-			return fmt.Errorf("snapshot %s: %d volumes are being made of it: %w", id, found.Copies, errdefs.ErrFailedPrecondition)
+			return fmt.Errorf("snapshot %s: %d volumes and images are being made of it: %w", id, found.Copies, errdefs.ErrFailedPrecondition)
 		}
 		found.State = StateDeleting
 		if err := Snapshots.Put(tx, found); err != nil {

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -43,6 +44,7 @@ type controller struct {
 	ca      *ca.CA
 	address string
 	admit   error
+	put     []string // the contents that arrived, whole or not
 }
 
 func newCA(t *testing.T) *ca.CA {
@@ -68,6 +70,17 @@ func newController(t *testing.T, host string) *controller {
 				return nil, fmt.Errorf("the disk says: secret")
 			}
 			return nil, fmt.Errorf("image %s: %w", id, errdefs.ErrNotFound)
+		},
+		Put: func(_ context.Context, host, id string, upload uint64, content io.Reader) (image.Stored, error) {
+			switch {
+			case id == "full":
+				return image.Stored{}, fmt.Errorf("no space left: %w", errdefs.ErrResourceExhausted)
+			case id != "mine" || upload != 2 || host != hostID:
+				return image.Stored{}, fmt.Errorf("image %s is another host's to make than %s's: %w", id, host, errdefs.ErrPermissionDenied)
+			}
+			all, err := io.ReadAll(content)
+			c.put = append(c.put, string(all))
+			return image.Stored{Size: int64(len(all)), SHA256: "sum"}, err
 		}})
 	require.NoError(t, err)
 	pair, err := c.ca.Issue(ca.Request{Name: "controller", Hosts: []string{host}})
@@ -130,6 +143,17 @@ func TestANodeJoinsAndGetsImages(t *testing.T) {
 	_, err = client.OpenImage(t.Context(), image.Image{ID: "odd"})
 	require.True(t, errdefs.IsInternal(err), err)
 	require.NotContains(t, err.Error(), "secret")
+
+	stored, err := client.PutImage(t.Context(), image.Image{ID: "mine", Upload: 2}, strings.NewReader("made here"))
+	require.NoError(t, err)
+	require.Equal(t, image.Stored{Size: 9, SHA256: "sum"}, stored)
+	_, err = client.PutImage(t.Context(), image.Image{ID: "mine", Upload: 2}, io.MultiReader(strings.NewReader("half"), iotest.ErrReader(io.ErrNoProgress)))
+	require.Error(t, err, "what breaks off here must not look whole there")
+	_, err = client.PutImage(t.Context(), image.Image{ID: "full", Upload: 2}, strings.NewReader("x"))
+	require.True(t, errdefs.IsResourceExhausted(err), err)
+	_, err = client.PutImage(t.Context(), image.Image{ID: "good", Upload: 2}, strings.NewReader("x"))
+	require.True(t, errdefs.IsPermissionDenied(err), err)
+	defer client.put.CloseIdleConnections()
 
 	require.NoError(t, client.Renew(t.Context()))
 	next := client.Credentials()
@@ -220,6 +244,11 @@ func TestStrangers(t *testing.T) {
 	}{
 		{nil, "GET", "/v1/images/good/3", "", 401},
 		{nil, "POST", "/v1/renew", "{}", 401},
+		{nil, "PUT", "/v1/images/mine/2", "x", 401},
+		{pairOf(c.ca, "controller"), "PUT", "/v1/images/mine/2", "x", 403},
+		{pairOf(c.ca, "node/1"), "PUT", "/v1/images/mine/2", "x", 403},
+		{pairOf(c.ca, "node/"+hostID), "PUT", "/v1/images/mine/2", "x", 200},
+		{pairOf(c.ca, "node/"+hostID), "PUT", "/v1/images/mine/x", "x", 400},
 		{pairOf(c.ca, "controller"), "GET", "/v1/images/good/3", "", 403},
 		{pairOf(c.ca, "node/1"), "GET", "/v1/images/good/3", "", 200},
 		{pairOf(c.ca, "node/1"), "GET", "/v1/images/good/x", "", 400},

@@ -30,6 +30,9 @@ type HandlerConfig struct {
 	// Open returns the content of an image's upload; an unknown one is NotFound. Required.
 	Open func(ctx context.Context, imageID string, upload uint64) (image.Blob, error)
 
+	// Put takes the content of an upload of an image that the host makes: image.Service.Receive. nil: nodes bring none.
+	Put func(ctx context.Context, hostID, imageID string, upload uint64, content io.Reader) (image.Stored, error)
+
 	// Admit is asked before a node gets a certificate, the first or a further one; its error is the node's answer. nil: every
 	// node that proves a token, or has a certificate, is welcome.
 	Admit func(ctx context.Context, hostID, name string) error
@@ -56,6 +59,10 @@ type (
 		Certificate string          `json:"certificate"`
 		Authority   string          `json:"authority"`
 		Settings    json.RawMessage `json:"settings"`
+	}
+	putAnswer struct {
+		Size   int64  `json:"size"`
+		SHA256 string `json:"sha256"`
 	}
 	failure struct {
 		Error string `json:"error"`
@@ -84,6 +91,9 @@ func NewHandler(cfg HandlerConfig) (http.Handler, error) {
 	h.mux.HandleFunc("POST /v1/join", h.join)
 	h.mux.HandleFunc("POST /v1/renew", h.renew)
 	h.mux.HandleFunc("GET /v1/images/{id}/{upload}", h.image)
+	if cfg.Put != nil {
+		h.mux.HandleFunc("PUT /v1/images/{id}/{upload}", h.put)
+	}
 	return &h.mux, nil
 }
 
@@ -168,14 +178,37 @@ func (h *handler) sign(w http.ResponseWriter, r *http.Request, hostID, name, req
 	_ = json.NewEncoder(w).Encode(joinAnswer{string(cert), string(h.cfg.CA.PEM()), settings})
 }
 
-func (h *handler) image(w http.ResponseWriter, r *http.Request) {
-	if _, err := node(r); err != nil {
+// upload returns the number of an upload, and the host that asks.
+func upload(r *http.Request) (hostID string, n uint64, err error) {
+	if hostID, err = node(r); err != nil {
+		return "", 0, err
+	}
+	if n, err = strconv.ParseUint(r.PathValue("upload"), 10, 64); err != nil {
+		return "", 0, fmt.Errorf("cluster: the upload %.20q is not a number: %w", r.PathValue("upload"), errdefs.ErrInvalidArgument)
+	}
+	return hostID, n, nil
+}
+
+// put takes the content of an image. Who takes it bounds it; one that breaks off is an error of its reader.
+func (h *handler) put(w http.ResponseWriter, r *http.Request) {
+	hostID, n, err := upload(r)
+	if err != nil {
 		h.fail(w, r, err)
 		return
 	}
-	upload, err := strconv.ParseUint(r.PathValue("upload"), 10, 64)
+	stored, err := h.cfg.Put(r.Context(), hostID, r.PathValue("id"), n, r.Body)
 	if err != nil {
-		h.fail(w, r, fmt.Errorf("cluster: the upload %.20q is not a number: %w", r.PathValue("upload"), errdefs.ErrInvalidArgument))
+		h.fail(w, r, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(putAnswer{stored.Size, stored.SHA256})
+}
+
+func (h *handler) image(w http.ResponseWriter, r *http.Request) {
+	_, upload, err := upload(r)
+	if err != nil {
+		h.fail(w, r, err)
 		return
 	}
 	blob, err := h.cfg.Open(r.Context(), r.PathValue("id"), upload)
@@ -219,6 +252,8 @@ var classes = []struct {
 	{"not found", errdefs.ErrNotFound, http.StatusNotFound},
 	{"already exists", errdefs.ErrAlreadyExists, http.StatusConflict},
 	{"failed precondition", errdefs.ErrFailedPrecondition, http.StatusPreconditionFailed},
+	{"aborted", errdefs.ErrAborted, http.StatusConflict},
+	{"resource exhausted", errdefs.ErrResourceExhausted, http.StatusInsufficientStorage},
 	{"unavailable", errdefs.ErrUnavailable, http.StatusServiceUnavailable},
 	{"internal", errdefs.ErrInternal, http.StatusInternalServerError},
 }

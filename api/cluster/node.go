@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -30,6 +31,7 @@ type Node struct {
 	cred atomic.Pointer[Credentials]
 	pair atomic.Pointer[tls.Certificate]
 	http *http.Transport
+	put  *http.Transport // the same, but that an answer may take as long as it takes to look through an image
 }
 
 // NewNode checks the credentials. It connects to nothing.
@@ -45,7 +47,8 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n.http = transport(t)
+	n.http, n.put = transport(t), transport(t)
+	n.put.ResponseHeaderTimeout = putTimeout
 	return n, nil
 }
 
@@ -91,8 +94,12 @@ func (n *Node) Renew(ctx context.Context) error {
 // renewEvery is how often it is looked whether the certificate must be renewed, and renewed again after a failure.
 const renewEvery = time.Hour
 
+// putTimeout is how long the controller may take to store and inspect an image when all of it has arrived.
+const putTimeout = 10 * time.Minute
+
 // Run renews the certificate when a third of its life is left, until ctx ends; then it returns nil.
 func (n *Node) Run(ctx context.Context) error {
+	defer n.put.CloseIdleConnections()
 	defer n.http.CloseIdleConnections()
 	tick := time.NewTicker(renewEvery)
 	defer tick.Stop()
@@ -108,6 +115,25 @@ func (n *Node) Run(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// PutImage brings the content of an image that this host makes, as an image.Sink does.
+func (n *Node) PutImage(ctx context.Context, img image.Image, content io.Reader) (image.Stored, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPut,
+		"https://"+n.Credentials().Address+"/v1/images/"+img.ID+"/"+strconv.FormatUint(img.Upload, 10), content)
+	if err != nil {
+		return image.Stored{}, fmt.Errorf("cluster: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	resp, err := do(n.put, r)
+	if err != nil {
+		return image.Stored{}, err
+	}
+	defer resp.Body.Close()
+	var a putAnswer
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxRequest)).Decode(&a); err != nil {
+		return image.Stored{}, fmt.Errorf("cluster: the answer of %s: %w: %w", r.URL.Host, err, errdefs.ErrUnavailable)
+	}
+	return image.Stored{Size: a.Size, SHA256: a.SHA256}, nil
 }
 
 // OpenImage returns the content of an image, as an image.Source does.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/dewpoint-cloud/dewpoint"
 	"github.com/dewpoint-cloud/dewpoint/compute"
+	"github.com/dewpoint-cloud/dewpoint/image"
 	"github.com/dewpoint-cloud/dewpoint/volume"
 )
 
@@ -172,6 +174,42 @@ func runVolumeSnapshot(ctx context.Context, o options, w io.Writer) error {
 		}
 		if err == nil {
 			_, err = fmt.Fprintf(w, "%s\t%s\t%d GiB\t%s\n", x.ID, x.Name, x.SizeGiB, x.State)
+		}
+		return err
+	})
+}
+
+func runVolumeImage(ctx context.Context, o options, w io.Writer) error {
+	return ask(ctx, o, func(ctx context.Context, s *dewpoint.Services) error {
+		ctx, cancel := context.WithTimeout(ctx, o.wait)
+		defer cancel()
+		req := volume.ImageRequest{Name: o.name}
+		v, err := findVolume(ctx, s, o.args[0])
+		switch {
+		case err == nil:
+			req.Volume, req.Name = v.ID, cmp.Or(o.name, v.Name)
+		case errdefs.IsNotFound(err):
+			x, missing := findSnapshot(ctx, s, o.args[0])
+			if missing != nil {
+				return err // there is no such volume either
+			}
+			req.Snapshot, req.Name = x.ID, cmp.Or(o.name, x.Name)
+		default:
+			return err
+		}
+		img, err := s.Volumes.CreateImage(ctx, req)
+		if err != nil {
+			return err
+		}
+		err = image.Images.Await(ctx, s.Store, img.ID, func(now image.Image, found bool) (bool, error) {
+			img.Status, img.Reason, img.Size = now.Status, now.Reason, now.Size
+			return !found || now.Status != image.Uploading, nil
+		})
+		if err == nil && img.Status != image.Active {
+			err = fmt.Errorf("image %s is %s: %s", img.ID, img.Status, img.Reason)
+		}
+		if err == nil {
+			_, err = fmt.Fprintf(w, "%s\t%s\t%d bytes\t%s\n", img.ID, img.Name, img.Size, img.Status)
 		}
 		return err
 	})

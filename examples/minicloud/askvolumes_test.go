@@ -61,6 +61,14 @@ func TestVolumesFromTheCommandLine(t *testing.T) {
 	does("snapshot -name before data", fmt.Sprintf(`\tbefore\t%d GiB\tavailable`, size))
 	does("create -name copy -snapshot before", fmt.Sprintf(`\tcopy\t%d GiB\tavailable`, size))
 	refuses("delete data", "has snapshot")
+	// From a node to the controller, and back to whichever node has the most room.
+	does("image -name picture before", `^\S+\tpicture\t\d+ bytes\tactive`)
+	out, err = volumes("image data")
+	require.NoError(t, err, out)
+	made := strings.Fields(out)[0]
+	does("create -name from-image -image "+made, fmt.Sprintf(`\tfrom-image\t%d GiB\tavailable`, size))
+	does("delete from-image", `\tfrom-image\tgone`)
+	refuses("image nobody", `volume "nobody": not found`)
 	refuses("delete nobody", `volume "nobody": not found`)
 	does("delete before", `\tbefore\tgone`)
 	does("delete data", `\tdata\tgone`)

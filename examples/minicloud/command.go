@@ -42,6 +42,8 @@ func commands() []command {
 		{"volume detach", "VOLUME", "takes a volume from its machine, and waits until that has let go", append([]string{"wait"}, machine...), runVolumeDetach},
 		{"volume extend", "VOLUME", "makes a volume larger, also while it is used", append([]string{"size", "wait"}, machine...), runVolumeExtend},
 		{"volume snapshot", "VOLUME", "keeps what a volume holds now, also while it is used", append([]string{"name", "wait"}, machine...), runVolumeSnapshot},
+		{"volume image", "VOLUME", "makes an image of what a volume that nobody uses, or a snapshot, holds, and waits until it is there",
+			append([]string{"name", "wait"}, machine...), runVolumeImage},
 		{"volume delete", "VOLUME", "deletes a volume, or a snapshot, and waits until it is gone", append([]string{"wait"}, machine...), runVolumeDelete},
 		{"enable", "HOST", "lets a host have new machines again", machine, runEnable},
 	}

@@ -110,7 +110,8 @@ func answer(ctx context.Context, o options, s *screen, authority *ca.CA, own clu
 				return nil, errors.Join(blob.Close(), fmt.Errorf("image %s has no upload %d: %w", id, upload, errdefs.ErrNotFound))
 			}
 			return blob, nil
-		}})
+		},
+		Put: services.Images.Receive})
 	if err != nil {
 		return err
 	}
