@@ -111,6 +111,9 @@ func (d Desired) Lines() []string {
 		if b.Gateway.IsValid() {
 			line += " gateway " + b.Gateway.String()
 		}
+		if b.Gateway6.IsValid() {
+			line += " gateway6 " + b.Gateway6.String()
+		}
 		if b.NAT {
 			line += " nat"
 		}

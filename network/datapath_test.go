@@ -48,6 +48,8 @@ func TestDataPathIsText(t *testing.T) {
 	want, err := os.ReadFile("testdata/datapath.txt")
 	require.NoError(t, err)
 	require.Equal(t, string(want), p.String())
+	routed := network.Desired{Bridges: []network.Bridge{{Name: "br6", Gateway6: netip.MustParsePrefix("fd00::1/64")}}}
+	require.Equal(t, []string{"bridge br6 mtu 1500 gateway6 fd00::1/64"}, routed.Lines())
 	require.Equal(t, "desired:\n  nothing\nactual:\n  nothing\ndifference:\n  none\n", network.DataPath{}.String())
 }
 

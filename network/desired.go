@@ -16,6 +16,9 @@ const (
 	minMTU     = 576
 	maxMTU     = 65521 // of a tap
 
+	// MinMTU6 is the smallest MTU with which there is IPv6 (RFC 8200 §5).
+	MinMTU6 = 1280
+
 	// MaxVLAN is the largest id of a VLAN: 0 and 4095 are none (IEEE 802.1Q §9.6).
 	MaxVLAN = 4094
 )
@@ -63,8 +66,12 @@ func (d Desired) Validate() error {
 			return bad("bridge %s: Prefix6 %v is not an IPv6 /64", b.Name, b.Prefix6)
 		case b.Gateway.IsValid() && !fixed(b.Gateway.Addr()):
 			return bad("bridge %s: Gateway %v is not the address of a host", b.Name, b.Gateway)
-		case b.External && (b.Gateway.IsValid() || b.Uplink != "" || b.VLAN != 0 || b.MTU != 0):
-			return bad("bridge %s: External, so it can have no Gateway, Uplink, VLAN or MTU of ours", b.Name)
+		case b.Gateway6.IsValid() && (!fixed(b.Gateway6.Addr()) || b.Gateway6.Masked() != b.Prefix6):
+			return bad("bridge %s: Gateway6 %v is not a host's address of Prefix6 %v with its length", b.Name, b.Gateway6, b.Prefix6)
+		case b.Gateway6.IsValid() && b.MTU != 0 && b.MTU < MinMTU6:
+			return bad("bridge %s: MTU %d must be 0 or at least %d with Gateway6", b.Name, b.MTU, MinMTU6)
+		case b.External && (b.Gateway.IsValid() || b.Gateway6.IsValid() || b.Uplink != "" || b.VLAN != 0 || b.MTU != 0):
+			return bad("bridge %s: External, so it can have no Gateway, Gateway6, Uplink, VLAN or MTU of ours", b.Name)
 		case b.VLAN < 0 || b.VLAN > MaxVLAN:
 			return bad("bridge %s: VLAN %d must be between 1 and %d, or 0 for none", b.Name, b.VLAN, MaxVLAN)
 		case b.VLAN != 0 && b.Uplink == "":
@@ -77,6 +84,9 @@ func (d Desired) Validate() error {
 		}
 		if b.Gateway.IsValid() {
 			taken[place{b.Name, b.Gateway.Addr().String()}] = "the gateway"
+		}
+		if b.Gateway6.IsValid() {
+			taken[place{b.Name, b.Gateway6.Addr().String()}] = "the gateway"
 		}
 	}
 	for _, b := range d.Bridges {

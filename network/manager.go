@@ -13,7 +13,7 @@ import (
 //
 // What a node should have is a pure function of the records in the store (see [Plan]); a Manager makes it so. It
 // owns what carries its mark and nothing else: links and tables of the host that it did not make are never changed, except
-// for an uplink that a Bridge names. It keeps no state that matters between calls: a new Manager on a node where
+// for an uplink that a Bridge names, and for whether IPv6 is forwarded. It keeps no state that matters between calls: a new Manager on a node where
 // an old one was killed goes on from what the node has.
 //
 // All methods are safe for concurrent use and take effect one after the other. When ctx ends, a method returns soon,
@@ -32,6 +32,11 @@ type Manager interface {
 	// Packets that come for a Floating's Addr go to its Fixed, from guests of the node too, and what Fixed sends to where no bridge of
 	// ours is comes from Addr. The address is on Link, so that it is answered for; who is on Link is told of it when it comes there. The
 	// node must forward IPv4, which is the administrator's to allow.
+	//
+	// For guests of bridges with a Gateway6 the node routes IPv6 to the outside and back, with their own addresses, and for no others: what comes
+	// from other bridges of ours, or is for them, or goes from one bridge to another, is dropped. The node forwards IPv6 while there is such a bridge. If it
+	// did not before, it forwards for these bridges alone, cards of the host that hear router advertisements go on hearing them, and with the last of these
+	// bridges it is as before. If it did, nothing else of it changes.
 	//
 	// A tap that is Guarded gets and sends what a rule of one of its Groups lets through, and the answers to that, and nothing else
 	// but what every machine needs: ARP, neighbor discovery, and what it says to DHCP servers and 169.254.169.254 and hears from them. A rule
@@ -127,7 +132,7 @@ type Bridge struct {
 	VLAN int
 
 	// External says that the bridge is an administrator's: taps join it and leave it, and nothing else of it is changed. Its
-	// taps have its MTU. It has no Gateway, Uplink, VLAN or MTU here, and Inspect shows it while a tap of ours is on it.
+	// taps have its MTU. It has no Gateway, Gateway6, Uplink, VLAN or MTU here, and Inspect shows it while a tap of ours is on it.
 	External bool
 
 	// Gateway is the node's own address on the bridge with the subnet's length, and invalid where the node has none. It is
@@ -137,6 +142,9 @@ type Bridge struct {
 	// NAT says that what guests send through the node to where no bridge of ours is comes from the node's address there, unless a Floating
 	// says another. The node must forward IPv4, which is the administrator's to allow.
 	NAT bool
+
+	// Gateway6 is the node's own address of Prefix6, a /64, and invalid where the node does not route IPv6 for the bridge.
+	Gateway6 netip.Prefix
 
 	// Prefix6 is the IPv6 /64 that guests make their addresses from, by router advertisements (RFC 4862); invalid: none.
 	Prefix6 netip.Prefix

@@ -76,6 +76,40 @@ func TestModesSideBySide(t *testing.T) {
 	require.Equal(t, network.Desired{}, plan(t, store, "h3"))
 }
 
+// MOD-09: the nodes that are gateways have an IPv6 address of their own too where the network has Route6, and no others.
+func TestGatewaysRouteIPv6(t *testing.T) {
+	store := stores(t, 1)[0]
+	s := newService(t, store)
+	central, every, plain := vlan(100), vlan(101), lan()
+	central.NodeID = "h2"
+	every.MultiHost, every.CIDR = true, netip.MustParsePrefix("10.8.0.0/24")
+	six := map[string]string{}
+	for i, n := range []network.Network{central, every, plain} {
+		n.CIDRv6, n.Route6 = netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 7: byte(i)}), 64), i < 2
+		n = create(t, s, n)
+		for _, host := range []string{"h1", "h3"} {
+			p := allocateOn(t, store, &s.Addresses, n.ID, host)
+			require.True(t, n.CIDRv6.Contains(p.Addrs[1]))
+		}
+		for _, host := range []string{"h1", "h2", "h3"} {
+			for _, b := range plan(t, store, host).Bridges {
+				if b.Name == n.Bridge && b.Gateway6.IsValid() {
+					six[host+" "+b.Name] = b.Gateway6.String()
+				}
+			}
+		}
+	}
+	require.Equal(t, map[string]string{"h2 br-vlan100": "fd00::a09:1/64", "h1 br-vlan101": "fd00::1:0:0:a08:2/64", "h3 br-vlan101": "fd00::1:0:0:a08:4/64"}, six)
+
+	again := vlan(102)
+	again.MultiHost, again.CIDR, again.CIDRv6, again.Route6 = true, netip.MustParsePrefix("10.7.0.0/24"), netip.MustParsePrefix("fd00::/64"), true
+	_, err := s.Create(as("p"), again)
+	require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
+	require.ErrorContains(t, err, `CIDRv6 fd00::/64 belongs to network "vlan 100" already`)
+	again.Route6 = false
+	create(t, s, again) // nobody routes it
+}
+
 // MOD-01: the network node's bridge goes when the last port of the network does, wherever that was.
 func TestTheNetworkNodesBridgeGoesWithTheLastPort(t *testing.T) {
 	store := stores(t, 1)[0]

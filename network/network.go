@@ -42,6 +42,7 @@ type Network struct {
 	Gateway netip.Addr   // the node's own address on the bridge; by default the first of CIDR. Of Flat no node's, and kept free
 	Router  netip.Addr   // what guests route through; by default the gateway
 	NAT     bool         // what guests send through their node to the outside has an address of the node; for networks whose Router is the Gateway
+	Route6  bool         // the nodes that are gateways route IPv6 between guests and the outside, which must route CIDRv6 to them: there is no NAT
 	DNS     []netip.Addr
 	Domain  string        // by default "novalocal"
 	Lease   time.Duration // DHCP lease; by default 24 h

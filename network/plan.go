@@ -78,7 +78,18 @@ func (n Network) bridge(r state.Reader, hostID string) Bridge {
 		b.Gateway, b.NoServer = netip.Prefix{}, true
 	}
 	b.NAT = n.NAT && own
+	if n.Route6 && own {
+		b.Gateway6 = gateway6(n.CIDRv6, b.Gateway.Addr())
+	}
 	return b
+}
+
+// gateway6 is a node's own address of a /64: its IPv4 address on the network is the end of it, so that nodes have different ones where those differ, and
+// no guest has one of them (a guest's has ff:fe in the middle of the second half).
+func gateway6(prefix netip.Prefix, gateway netip.Addr) netip.Prefix {
+	a, four := prefix.Masked().Addr().As16(), gateway.As4()
+	copy(a[12:], four[:])
+	return netip.PrefixFrom(netip.AddrFrom16(a), prefix.Bits())
 }
 
 // routed tells whether nodes are gateways of the network.

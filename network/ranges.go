@@ -96,6 +96,9 @@ func (n Network) numbers(tx *state.Tx) error {
 		if other.routed() && n.CIDR.Overlaps(other.CIDR) {
 			return bad("CIDR %v overlaps %v of network %q, and nodes are gateways of both", n.CIDR, other.CIDR, other.Name)
 		}
+		if n.Route6 && other.Route6 && n.CIDRv6 == other.CIDRv6 {
+			return bad("CIDRv6 %v belongs to network %q already, and nodes are gateways of both", n.CIDRv6, other.Name)
+		}
 	}
 	return nil
 }

@@ -43,7 +43,7 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 
 // Create makes a network from n: its Name, Mode and CIDR are required, ID and Created are set here, and all else has
 // the default that its field names. A bridge, uplink or VLAN that another network has, and a subnet that overlaps that of another
-// where nodes are the gateways of both, are InvalidArgument, and so are VLANs and subnets of a [Range]; a name that another has
+// where nodes are the gateways of both (or with Route6 its CIDRv6), are InvalidArgument, and so are VLANs and subnets of a [Range]; a name that another has
 // is AlreadyExists. Networks that nodes don't route may have the same subnet: Flat, and VLAN with neither NodeID nor MultiHost.
 func (s *Service) Create(ctx context.Context, n Network) (Network, error) {
 	if _, err := s.cfg.Policy.Authorize(ctx, "network:create", n.ProjectID); err != nil {
@@ -244,6 +244,10 @@ func (n Network) validate() error {
 		return bad("Router", "%v is not a host address of %v", n.Router, n.CIDR)
 	case n.NAT && (!n.routed() || n.Router != n.Gateway):
 		return bad("NAT", "is set, and guests don't route through a node: Router is %v, Gateway is %v", n.Router, n.Gateway)
+	case n.Route6 && (!n.CIDRv6.IsValid() || !n.routed()):
+		return bad("Route6", "is set, and there is no CIDRv6, or no node is the gateway")
+	case n.Route6 && n.MTU < MinMTU6:
+		return bad("MTU", "%d must be at least %d with Route6", n.MTU, MinMTU6)
 	case len(n.DNS) > 8:
 		return bad("DNS", "has %d servers, at most 8 are possible", len(n.DNS))
 	case len(n.Routes) > 16:

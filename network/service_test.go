@@ -67,6 +67,11 @@ func TestCreateNamesTheFieldThatIsWrong(t *testing.T) {
 			n.CIDRv6, n.DNS = netip.MustParsePrefix("fd00::/64"), []netip.Addr{netip.MustParseAddr("fe80::1%eth0")}
 		}},
 		{"NAT is set, and guests don't route through a node", func(n *network.Network) { n.NAT, n.Router = true, netip.MustParseAddr("10.0.0.9") }},
+		{"Route6 is set, and there is no CIDRv6", func(n *network.Network) { n.Route6 = true }},
+		{"Route6 is set, and there is no CIDRv6, or no node is the gateway", func(n *network.Network) {
+			n.Mode, n.Bridge, n.CIDRv6, n.Route6 = network.Flat, "br-admin", netip.MustParsePrefix("fd00::/64"), true
+		}},
+		{"MTU 1279 must be at least 1280 with Route6", func(n *network.Network) { n.MTU, n.CIDRv6, n.Route6 = 1279, netip.MustParsePrefix("fd00::/64"), true }},
 		{"DNS has 9", func(n *network.Network) { n.DNS = make([]netip.Addr, 9) }},
 		{"DNS", func(n *network.Network) { n.DNS = []netip.Addr{six} }},
 		{"DNS", func(n *network.Network) { n.DNS = []netip.Addr{{}} }},

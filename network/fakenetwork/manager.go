@@ -94,6 +94,9 @@ func (m *Manager) Inspect(ctx context.Context) (d network.Desired, err error) {
 		d = m.node.desired()
 		for i, b := range d.Bridges {
 			d.Bridges[i] = network.Bridge{Name: b.Name, NAT: b.NAT, MTU: b.MTU, Uplink: b.Uplink, VLAN: b.VLAN, External: b.External, Gateway: b.Gateway}
+			if m.node.forwards6 {
+				d.Bridges[i].Gateway6 = b.Gateway6
+			}
 		}
 		for i := range d.Taps {
 			d.Taps[i].Hostname = ""
@@ -183,7 +186,7 @@ func (n *Node) add(d network.Desired) (changes []string, problems error) {
 		switch {
 		case !there:
 			changes = append(changes, "bridge "+b.Name+" made")
-		case old.MTU != b.MTU || old.Uplink != b.Uplink || old.VLAN != b.VLAN || old.NAT != b.NAT || old.Gateway != b.Gateway:
+		case old.MTU != b.MTU || old.Uplink != b.Uplink || old.VLAN != b.VLAN || old.NAT != b.NAT || old.Gateway != b.Gateway || old.Gateway6 != b.Gateway6:
 			changes = append(changes, "bridge "+b.Name+" mended")
 		}
 	}
@@ -208,5 +211,22 @@ func (n *Node) add(d network.Desired) (changes []string, problems error) {
 		}
 		n.taps[t.Name] = tap{t, old.index}
 	}
-	return changes, problems
+	return append(changes, n.route6()...), problems
+}
+
+// route6 makes the node forward IPv6 while a bridge wants it. It expects mu to be held.
+func (n *Node) route6() (changes []string) {
+	wanted := false
+	for _, b := range n.bridges {
+		wanted = wanted || b.Gateway6.IsValid()
+	}
+	switch {
+	case wanted && !n.forwards6:
+		n.forwards6, n.opened6 = true, true
+		return []string{"IPv6 is forwarded"}
+	case !wanted && n.opened6:
+		n.forwards6, n.opened6 = false, false
+		return []string{"IPv6 is not forwarded any more"}
+	}
+	return nil
 }

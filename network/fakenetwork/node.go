@@ -24,8 +24,10 @@ type Node struct {
 	groups   map[string]network.Group
 	floating []network.Floating
 	made     int // links so far
-	faults   []*Injected
-	calls    map[Method]int
+
+	forwards6, opened6 bool // it forwards IPv6; because of us
+	faults             []*Injected
+	calls              map[Method]int
 }
 
 type tap struct {
@@ -116,6 +118,20 @@ func (n *Node) Change(name string, change func(*network.Tap)) {
 		change(&t.Tap)
 		n.taps[name] = t
 	}
+}
+
+// Forwards6 tells whether the node forwards IPv6.
+func (n *Node) Forwards6() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.forwards6
+}
+
+// SetForwards6 makes the node forward IPv6, or not, as if somebody had done so by hand.
+func (n *Node) SetForwards6(on bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.forwards6 = on
 }
 
 // The functions below expect mu to be held.

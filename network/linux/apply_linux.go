@@ -22,7 +22,8 @@ func (c *call) apply(ctx context.Context, d network.Desired) error {
 	if err != nil {
 		return err
 	}
-	if err := c.applyForward(ctx, d); err != nil {
+	table, err := c.applyForward(ctx, d, links)
+	if err != nil {
 		return err
 	}
 	bridges, taps := map[string]network.Bridge{}, map[string]bool{}
@@ -88,6 +89,7 @@ func (c *call) apply(ctx context.Context, d network.Desired) error {
 			return ctx.Err()
 		}
 	}
+	c.ok(c.open6(ctx, table, links))
 	for _, t := range d.Taps {
 		if bridge := made[t.Bridge]; bridge != nil {
 			c.ok(c.ensureTap(ctx, t, links[t.Name], bridge, bridge.tapMTU(bridges[t.Bridge])))
@@ -200,10 +202,19 @@ func (c *call) plug(ctx context.Context, b network.Bridge, t network.Tap) error 
 	if err := c.plugFilter(ctx, t, have); err != nil {
 		return err
 	}
-	if bridge == nil && !b.External {
-		if err := c.plugForward(ctx, b.Name); err != nil {
+	// A first tap, or another router, is seldom: it may cost more than others.
+	var table forwards
+	var all map[string]*nic
+	c.opened = bridge.mark().opened
+	if !b.External && (bridge == nil || bridge.mark().gateway6 != b.Gateway6) {
+		if all, err = c.links(ctx); err != nil {
 			return err
 		}
+		if table, err = c.plugForward(ctx, b, all); err != nil {
+			return err
+		}
+	}
+	if bridge == nil && !b.External {
 		if err := c.plugNAT(ctx, b); err != nil {
 			return err
 		}
@@ -231,6 +242,7 @@ func (c *call) plug(ctx context.Context, b network.Bridge, t network.Tap) error 
 	if c.ok(err); bridge == nil {
 		return nil
 	}
+	c.ok(c.open6(ctx, table, all))
 	return c.ensureTap(ctx, t, have, bridge, bridge.tapMTU(b))
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -104,17 +105,18 @@ func (c *call) setBridge(ctx context.Context, b network.Bridge, l, uplink *nic, 
 			return err
 		}
 	}
-	want := bridgeMark{gateway: b.Gateway, vlan: b.VLAN}
+	want := bridgeMark{gateway: b.Gateway, vlan: b.VLAN, gateway6: b.Gateway6, opened: c.opened && b.Gateway6.IsValid()}
 	if uplink != nil || said.uplink == b.Uplink {
 		want.uplink = b.Uplink // one that is away for now may come back
 	}
-	if want.uplink != "" && b.Gateway.IsValid() {
-		want.shared = uplinkHas.has(b.Gateway) || (said.gateway == b.Gateway && said.shared) ||
-			(said.gateway != b.Gateway && said.uplink == want.uplink && has.has(b.Gateway))
+	shared := func(gateway, before netip.Prefix, was bool) bool {
+		return want.uplink != "" && gateway.IsValid() && (uplinkHas.has(gateway) || (before == gateway && was) ||
+			(before != gateway && said.uplink == want.uplink && has.has(gateway)))
 	}
+	want.shared, want.shared6 = shared(b.Gateway, said.gateway, said.shared), shared(b.Gateway6, said.gateway6, said.shared6)
 	for _, a := range has {
-		if a.prefix == b.Gateway || !a.permanent || (want.uplink != "" && (a.prefix != said.gateway || said.shared)) {
-			continue // the gateway, what the kernel made of router advertisements, or the uplink's
+		if want.isGateway(a.prefix) || !a.permanent || (want.uplink != "" && !said.owns(a.prefix)) {
+			continue // a gateway, what the kernel made of router advertisements, or the uplink's
 		}
 		if err := c.removeAddress(ctx, l, a); err != nil {
 			return err
@@ -124,12 +126,16 @@ func (c *call) setBridge(ctx context.Context, b network.Bridge, l, uplink *nic, 
 	if err := c.setBridgeLink(ctx, b, want, l, uplink, isNew); err != nil {
 		return err
 	}
-	if b.Gateway.IsValid() && !has.has(b.Gateway) {
-		if err := c.addAddress(ctx, l, b.Gateway); err != nil {
+	c.ok(c.hearRouters(ctx, b, l, uplink, isNew))
+	for _, gateway := range []netip.Prefix{b.Gateway, b.Gateway6} {
+		if !gateway.IsValid() || has.has(gateway) {
+			continue
+		}
+		if err := c.addAddress(ctx, l, gateway); err != nil {
 			return err
 		}
 		if !isNew {
-			c.changed("bridge %s: address %v added", b.Name, b.Gateway)
+			c.changed("bridge %s: address %v added", b.Name, gateway)
 		}
 	}
 	if uplink == nil {
@@ -141,7 +147,7 @@ func (c *call) setBridge(ctx context.Context, b network.Bridge, l, uplink *nic, 
 // addressesOf lists the addresses of a bridge that matter: all, or where no uplink can have brought any, of the gateway's family alone.
 func (c *call) addressesOf(ctx context.Context, b network.Bridge, l *nic, said bridgeMark) (addresses, error) {
 	family := uint8(unix.AF_UNSPEC)
-	if b.Uplink == "" && said.uplink == "" && said.gateway == b.Gateway && b.Gateway.Addr().Is4() {
+	if b.Uplink == "" && said.uplink == "" && said.gateway == b.Gateway && !b.Gateway6.IsValid() && !said.gateway6.IsValid() && b.Gateway.Addr().Is4() {
 		family = unix.AF_INET
 	}
 	return c.addresses(ctx, l, family)

@@ -57,6 +57,7 @@ func TestContract(t *testing.T) {
 				"STP":                  by(ns, "ip link set $BRIDGE type bridge stp_state 1 forward_delay 1500"),
 				"learning":             by(ns, "ip link set $BRIDGE type bridge no_linklocal_learn 0"),
 				"mark of the bridge":   by(ns, "ip link set $BRIDGE alias hello"),
+				"bridge hears routers": by(ns, "echo 1 > /proc/sys/net/ipv6/conf/$BRIDGE/accept_ra"),
 				// What Plug does not look at, as it would cost more than one port.
 				"other: rule deleted":                       by(ns, "nft flush chain bridge dewpoint arp_from_guest"),
 				"other: rule inserted":                      by(ns, "nft insert rule bridge dewpoint from_guest accept"),
@@ -66,6 +67,10 @@ func TestContract(t *testing.T) {
 				"other: stray bridge":                       by(ns, `ip link add stray type bridge; ip link set stray alias 'dewpoint bridge'`),
 				"other: stray tap":                          by(ns, `ip tuntap add stray mode tap; ip link set stray alias 'dewpoint tap'`),
 				"other: table of forwarded packets deleted": by(ns, "nft delete table inet dewpoint_forward"),
+				"other: router's address":                   by(ns, "ip addr del fd99:3100::1/64 dev $BRIDGE"),
+				"other: IPv6 not forwarded":                 by(ns, "echo 0 > /proc/sys/net/ipv6/conf/all/forwarding"),
+				"other: card does not hear":                 by(ns, "echo 1 > /proc/sys/net/ipv6/conf/card/accept_ra"),
+				"other: bridge not routed":                  by(ns, "nft flush set inet dewpoint_forward routed"),
 				"other: bridges no longer apart":            by(ns, "nft flush chain inet dewpoint_forward forward"),
 				"other: address added":                      by(ns, "ip addr add 10.9.9.9/24 dev $BRIDGE"),
 				"other: chain replaced":                     by(ns, "nft flush chain bridge dewpoint prerouting; nft delete chain bridge dewpoint prerouting"),
@@ -83,6 +88,14 @@ func TestContract(t *testing.T) {
 			},
 			Unguarded: func() ([]string, error) { return unguarded(ns) },
 			Passes:    passes(t, ns),
+			Forwards6: func() (bool, error) {
+				text, err := run(ns, "cat /proc/sys/net/ipv6/conf/all/forwarding")
+				return text == "1\n", err
+			},
+			SetForwards6: func(on bool) error {
+				_, err := run(ns, "echo "+map[bool]string{true: "1", false: "0"}[on]+" > /proc/sys/net/ipv6/conf/all/forwarding")
+				return err
+			},
 		}
 	})
 }

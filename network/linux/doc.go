@@ -38,11 +38,18 @@
 // where there is something in it. Guests of two bridges reach each other by their floating IPs, and otherwise
 // not: bridges are apart.
 //
+// # IPv6
+//
+// While there is a bridge with a Gateway6 the node forwards IPv6, which the driver switches on, and off again if it was off (net.ipv6.conf.all.forwarding). Cards that
+// hear router advertisements are told to go on (accept_ra), or the node would lose its own addresses and routes. The table inet dewpoint_forward
+// lets it forward from and to such bridges, and where it did not forward before nothing else. There is no NAT. Bridges hear advertisements as their uplinks do,
+// and not at all without one.
+//
 // # What is ours
 //
 // A link is ours if its alias begins with "dewpoint", or if it is in a group of ours; the tables bridge dewpoint, inet dewpoint_forward and ip
 // dewpoint_nat are ours, and addresses that we gave a link (IFA_PROTO).
-// Nothing else on the node is changed, except that the addresses and routes of an uplink live on its bridge while it is
+// Nothing else on the node is changed, except for the forwarding of IPv6, and that the addresses and routes of an uplink live on its bridge while it is
 // a port of it, because a port of a bridge has no use for them.
 //
 // # What guests may send

@@ -24,6 +24,8 @@ type nic struct {
 	group  uint32
 	up     bool
 	data   []byte // of its kind, as the kernel writes it
+	family []byte // of families of addresses (IFLA_AF_SPEC), as the kernel writes it
+	loop   bool
 }
 
 func (l *nic) ours() bool {
@@ -109,6 +111,7 @@ func decodeLink(message []byte) (*nic, error) {
 	}
 	l := &nic{
 		index: binary.NativeEndian.Uint32(message[4:]), up: binary.NativeEndian.Uint32(message[8:])&unix.IFF_UP != 0,
+		loop: binary.NativeEndian.Uint32(message[8:])&unix.IFF_LOOPBACK != 0,
 	}
 	ad, err := netlink.NewAttributeDecoder(message[unix.SizeofIfInfomsg:])
 	if err != nil {
@@ -130,6 +133,10 @@ func decodeLink(message []byte) (*nic, error) {
 			l.parent = ad.Uint32()
 		case unix.IFLA_GROUP:
 			l.group = ad.Uint32()
+		case unix.IFLA_AF_SPEC:
+			if l.group != tapGroup { // nobody asks, and there are many
+				l.family = ad.Bytes()
+			}
 		case unix.IFLA_LINKINFO:
 			ad.Nested(func(ad *netlink.AttributeDecoder) error {
 				for ad.Next() {

@@ -54,6 +54,7 @@ type call struct {
 	wire    wire
 	changes []string
 	problem error // of all that could not be done
+	opened  bool  // the node forwards IPv6 because of our bridges
 }
 
 func (c *call) changed(format string, args ...any) {
@@ -214,6 +215,15 @@ func (c *call) inspect(ctx context.Context) (d network.Desired, err error) {
 		}
 		if addresses.has(m.gateway) {
 			b.Gateway = m.gateway
+		}
+		if addresses.has(m.gateway6) {
+			on, err := c.forwards6(ctx)
+			if err != nil {
+				return d, err
+			}
+			if on {
+				b.Gateway6 = m.gateway6
+			}
 		}
 		d.Bridges = append(d.Bridges, b)
 	}

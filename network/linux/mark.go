@@ -23,7 +23,24 @@ type bridgeMark struct {
 	uplink  string
 	shared  bool // the gateway is an address of the uplink too
 	vlan    int  // a sub-interface for it is a port of the bridge
+
+	gateway6 netip.Prefix
+	shared6  bool // the same of it
+	opened   bool // the node forwards IPv6 because of this bridge, and others like it
 }
+
+// owns tells whether p is an address of the bridge that its uplink did not bring.
+func (m bridgeMark) owns(p netip.Prefix) bool {
+	return p == m.gateway && !m.shared || p == m.gateway6 && !m.shared6
+}
+
+// alone is the mark of the bridge without its uplink.
+func (m bridgeMark) alone() bridgeMark {
+	return bridgeMark{gateway: m.gateway, gateway6: m.gateway6, opened: m.opened}
+}
+
+// isGateway tells whether p is an address that the bridge is to have by itself.
+func (m bridgeMark) isGateway(p netip.Prefix) bool { return p == m.gateway || p == m.gateway6 }
 
 func (m bridgeMark) String() string {
 	text := mark + "bridge"
@@ -39,6 +56,15 @@ func (m bridgeMark) String() string {
 	if m.vlan != 0 {
 		text += fmt.Sprint(" vlan=", m.vlan)
 	}
+	if m.gateway6.IsValid() {
+		text += " gateway6=" + m.gateway6.String()
+	}
+	if m.shared6 {
+		text += " shared6=true"
+	}
+	if m.opened {
+		text += " opened=true"
+	}
 	return text
 }
 
@@ -52,6 +78,12 @@ func parseBridgeMark(alias string) (m bridgeMark) {
 			m.uplink = value
 		case "shared":
 			m.shared = value == "true"
+		case "gateway6":
+			m.gateway6, _ = netip.ParsePrefix(value)
+		case "shared6":
+			m.shared6 = value == "true"
+		case "opened":
+			m.opened = value == "true"
 		case "vlan":
 			if id, err := strconv.Atoi(value); err == nil && id > 0 && id <= network.MaxVLAN {
 				m.vlan = id

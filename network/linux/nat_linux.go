@@ -19,7 +19,6 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/dewpoint-cloud/dewpoint/internal/netns"
 	"github.com/dewpoint-cloud/dewpoint/network"
 )
 
@@ -241,7 +240,7 @@ func (k *kernel) announce(link uint32, mac net.HardwareAddr, a netip.Addr) error
 	frame = append(append(frame, mac...), a.AsSlice()...)
 	frame = append(append(frame, 0, 0, 0, 0, 0, 0), a.AsSlice()...)
 	frame = append(frame, make([]byte, 60-len(frame))...)
-	send := func() error {
+	return k.inside(func() error {
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
@@ -249,15 +248,6 @@ func (k *kernel) announce(link uint32, mac net.HardwareAddr, a netip.Addr) error
 		defer unix.Close(fd)
 		to := &unix.SockaddrLinklayer{Protocol: 0x0608, Ifindex: int(link), Halen: 6, Addr: [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}
 		return unix.Sendto(fd, frame, 0, to)
-	}
-	if k.netns == nil {
-		return send()
-	}
-	return netns.OnThread(func() error {
-		if err := unix.Setns(int(k.netns.Fd()), unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("network namespace: %w", err)
-		}
-		return send()
 	})
 }
 

@@ -45,7 +45,7 @@ func (c *call) take(ctx context.Context, bridge, uplink *nic, has addresses, mtu
 	return nil
 }
 
-// release does the opposite: the bridge's addresses and routes, but for the gateway, go back to the uplink that its mark names. One
+// release does the opposite: the bridge's addresses and routes, but for the gateways, go back to the uplink that its mark names. One
 // that the node no longer has took its network with it.
 func (c *call) release(ctx context.Context, bridge *nic, links map[string]*nic) error {
 	said := parseBridgeMark(bridge.alias)
@@ -58,7 +58,7 @@ func (c *call) release(ctx context.Context, bridge *nic, links map[string]*nic) 
 	}
 	c.changed("bridge %s: uplink %s left", bridge.name, uplink.name)
 	uplink.master = 0
-	bridge.alias = bridgeMark{gateway: said.gateway}.String()
+	bridge.alias = said.alone().String()
 	return nil
 }
 
@@ -68,7 +68,7 @@ func (c *call) giveBack(ctx context.Context, bridge, uplink *nic, said bridgeMar
 		return err
 	}
 	for _, a := range has {
-		if a.prefix == said.gateway && !said.shared {
+		if said.owns(a.prefix) {
 			continue
 		}
 		if err := c.copyAddress(ctx, uplink, a); err != nil {
@@ -82,13 +82,16 @@ func (c *call) giveBack(ctx context.Context, bridge, uplink *nic, said bridgeMar
 		}
 	}
 	keep := func(r route) bool {
-		return !said.shared && said.gateway.IsValid() && (r.source == said.gateway.Addr() || (r.kernel && r.to == said.gateway.Masked()))
+		own := func(gateway netip.Prefix) bool {
+			return said.owns(gateway) && gateway.IsValid() && (r.source == gateway.Addr() || (r.kernel && r.to == gateway.Masked()))
+		}
+		return own(said.gateway) || own(said.gateway6)
 	}
 	if err := c.moveRoutes(ctx, bridge, uplink, keep); err != nil {
 		return err
 	}
 	for _, a := range has {
-		if a.prefix == said.gateway {
+		if said.isGateway(a.prefix) {
 			continue // it goes with the bridge, or stays on it
 		}
 		if err := c.removeAddress(ctx, bridge, a); err != nil {
@@ -96,7 +99,7 @@ func (c *call) giveBack(ctx context.Context, bridge, uplink *nic, said bridgeMar
 		}
 	}
 	// Only now is there nothing left to remember.
-	alias := bridgeMark{gateway: said.gateway}.String()
+	alias := said.alone().String()
 	return c.change(ctx, linkChange{index: bridge.index, alias: &alias})
 }
 
@@ -108,7 +111,10 @@ type route struct {
 	source netip.Addr
 	via    bool // through a router
 	kernel bool // made with an address
-	object bool // a nexthop that has an id: whoever made it must move it
+	heard  bool // learnt from a router's advertisement
+	metric uint32
+	expire uint32 // of IPv6: in so many seconds; 0: never
+	object bool   // a nexthop that has an id: whoever made it must move it
 }
 
 // moveRoutes moves the routes through one link to another, those that others need first. A nil keep keeps none.
@@ -212,7 +218,7 @@ func decodeRoute(data []byte) (r route, err error) {
 		return r, errors.New("a route is cut short")
 	}
 	r.header = data[:unix.SizeofRtMsg:unix.SizeofRtMsg]
-	r.kernel = r.header[5] == unix.RTPROT_KERNEL
+	r.kernel, r.heard = r.header[5] == unix.RTPROT_KERNEL, r.header[0] == unix.AF_INET6 && r.header[5] == unix.RTPROT_RA
 	to := netip.IPv4Unspecified()
 	if r.header[0] == unix.AF_INET6 {
 		to = netip.IPv6Unspecified()
@@ -234,6 +240,12 @@ func decodeRoute(data []byte) (r route, err error) {
 			r.via = true
 		case nexthopID:
 			r.object = true
+		case unix.RTA_PRIORITY:
+			r.metric = ad.Uint32()
+		case unix.RTA_CACHEINFO:
+			if len(b) >= 12 { // in ticks of 10 ms
+				r.expire = uint32(max(0, int32(binary.NativeEndian.Uint32(b[8:])))+99) / 100
+			}
 		}
 		r.raw = append(r.raw, netlink.Attribute{Type: ad.Type(), Data: b})
 	}
@@ -241,7 +253,8 @@ func decodeRoute(data []byte) (r route, err error) {
 	return r, ad.Err()
 }
 
-// sendRoute makes or removes the route r, with link in the place of the link was.
+// sendRoute makes or removes the route r, with link in the place of the link was. One that was learnt from a router is made a bit worse, and with an
+// end: the kernel would take its like for an obstacle, and learn no more from that router.
 func (c *call) sendRoute(ctx context.Context, kind netlink.HeaderType, flags netlink.HeaderFlags, r route, link, was uint32) error {
 	header := append([]byte(nil), r.header...)
 	binary.NativeEndian.PutUint32(header[8:], binary.NativeEndian.Uint32(header[8:])&unix.RTNH_F_ONLINK)
@@ -253,9 +266,18 @@ func (c *call) sendRoute(ctx context.Context, kind netlink.HeaderType, flags net
 			case unix.RTA_MULTIPATH:
 				ae.Bytes(unix.RTA_MULTIPATH, replaceHops(attribute.Data, was, link))
 			case unix.RTA_CACHEINFO: // what the kernel counts
+			case unix.RTA_PRIORITY:
+				metric := r.metric
+				if r.heard && kind == unix.RTM_NEWROUTE {
+					metric++
+				}
+				ae.Uint32(unix.RTA_PRIORITY, metric)
 			default:
 				ae.Bytes(attribute.Type, attribute.Data)
 			}
+		}
+		if r.heard && r.expire > 0 && kind == unix.RTM_NEWROUTE {
+			ae.Uint32(unix.RTA_EXPIRES, r.expire)
 		}
 	})
 	return err

@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"strconv"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
@@ -35,6 +37,9 @@ type wire interface {
 
 	// commit changes our table in one transaction: all of it, or none.
 	commit(c filterChange) error
+
+	// setConf6 sets a sysctl of IPv6 of a link, or of all.
+	setConf6(link, name string, value int) error
 
 	// forwarding and forward are about the table of forwarded packets.
 	forwarding() (forwards, error)
@@ -127,20 +132,32 @@ func (k *kernel) route(req netlink.Message) ([]netlink.Message, error) {
 	}
 }
 
+func (k *kernel) setConf6(link, name string, value int) error {
+	return k.inside(func() error {
+		return os.WriteFile(filepath.Join("/proc/sys/net/ipv6/conf", link, name), strconv.AppendInt(nil, int64(value), 10), 0)
+	})
+}
+
+// inside runs f in the namespace, on a thread of its own where that is not the process's.
+func (k *kernel) inside(f func() error) error {
+	if k.netns == nil {
+		return f()
+	}
+	return netns.OnThread(func() error {
+		if err := unix.Setns(int(k.netns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("network namespace: %w", err)
+		}
+		return f()
+	})
+}
+
 // tunFile is an open tap.
 type tunFile int
 
 // openTap makes the tap in the namespace of the thread that opens the device.
 func (k *kernel) openTap(name string) (tapFile, error) {
-	if k.netns == nil {
-		return openTun(name)
-	}
 	var file tapFile
-	err := netns.OnThread(func() error {
-		if err := unix.Setns(int(k.netns.Fd()), unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("network namespace: %w", err)
-		}
-		var err error
+	err := k.inside(func() (err error) {
 		file, err = openTun(name)
 		return err
 	})

@@ -63,6 +63,7 @@ func mendRows() []row {
 			needs: func(e Env) bool { return len(e.Drift) > 0 },
 			check: func(ctx context.Context, e *bench) error {
 				d := guarded()
+				d.Bridges[0] = routed(d.Bridges[0])
 				for _, name := range slices.Sorted(maps.Keys(e.Drift)) {
 					if err := e.apply(ctx, d); err != nil {
 						return err
@@ -86,7 +87,7 @@ func mendRows() []row {
 		},
 		{
 			name:  "others are left alone",
-			rule:  "owns what carries its mark and nothing else: links and tables of the host that it did not make are never changed, except for an uplink that a Bridge names.",
+			rule:  "owns what carries its mark and nothing else: links and tables of the host that it did not make are never changed, except for an uplink that a Bridge names, and for whether IPv6 is forwarded.",
 			needs: func(e Env) bool { return e.Others != nil },
 			check: func(ctx context.Context, e *bench) error {
 				before, err := e.Others()

@@ -50,6 +50,25 @@ func refuseRows() []row {
 					"a tap as the uplink of a VLAN": func(d *network.Desired) {
 						d.Bridges[0].VLAN, d.Bridges[0].Uplink = 100, d.Taps[2].Name
 					},
+					"a router outside its prefix": func(d *network.Desired) {
+						d.Bridges[0] = routed(bridge(1))
+						d.Bridges[0].Prefix6 = routed(bridge(2)).Prefix6
+					},
+					"a router's address that is the subnet's": func(d *network.Desired) {
+						d.Bridges[0] = routed(bridge(1))
+						d.Bridges[0].Gateway6 = netip.PrefixFrom(d.Bridges[0].Prefix6.Addr(), 128)
+					},
+					"the router's address": func(d *network.Desired) {
+						d.Bridges[0] = routed(bridge(1))
+						d.Taps[2].IPs = []netip.Addr{d.Bridges[0].Gateway6.Addr()}
+					},
+					"an MTU without IPv6": func(d *network.Desired) {
+						d.Bridges[0] = routed(bridge(1))
+						d.Bridges[0].MTU = network.MinMTU6 - 1
+					},
+					"a router on an administrator's bridge": func(d *network.Desired) {
+						d.Bridges[0] = routed(network.Bridge{Name: bridge(1).Name, External: true})
+					},
 					"a gateway on an administrator's bridge": func(d *network.Desired) { d.Bridges[0].MTU, d.Bridges[0].External = 0, true },
 				} {
 					d := desired(1, 2, 3)

@@ -60,6 +60,10 @@ type Env struct {
 	// whether it came. The packet's Direction and Remote are not given. Optional.
 	Passes func(from, to network.Tap, p network.Packet) (bool, error)
 
+	// Forwards6 tells whether the node forwards IPv6, and SetForwards6 is an administrator who says so. Optional, both or none.
+	Forwards6    func() (bool, error)
+	SetForwards6 func(on bool) error
+
 	// Unguarded names the taps that are on a bridge at this moment without their filter. Optional.
 	Unguarded func() ([]string, error)
 }
@@ -89,7 +93,7 @@ type row struct {
 }
 
 func rows() []row {
-	return slices.Concat(applyRows(), mendRows(), modeRows(), refuseRows(), plugRows(), lifeRows(), groupRows(), floatingRows())
+	return slices.Concat(applyRows(), mendRows(), modeRows(), refuseRows(), plugRows(), lifeRows(), groupRows(), floatingRows(), route6Rows())
 }
 
 // bench is an Env with a manager during one row.
@@ -182,7 +186,7 @@ func (e *bench) guarded() error {
 func kept(d network.Desired) network.Desired {
 	d = d.Clone()
 	for i, b := range d.Bridges {
-		d.Bridges[i] = network.Bridge{Name: b.Name, NAT: b.NAT, MTU: cmp.Or(b.MTU, network.DefaultMTU), Uplink: b.Uplink, VLAN: b.VLAN, Gateway: b.Gateway}
+		d.Bridges[i] = network.Bridge{Name: b.Name, NAT: b.NAT, MTU: cmp.Or(b.MTU, network.DefaultMTU), Uplink: b.Uplink, VLAN: b.VLAN, Gateway: b.Gateway, Gateway6: b.Gateway6}
 		if b.External {
 			d.Bridges[i] = network.Bridge{Name: b.Name, External: true}
 		}

@@ -45,7 +45,9 @@ func fakeEnv() (Env, *fakenetwork.Node) {
 				return nil
 			},
 		},
-		Unguarded: func() ([]string, error) { return nil, nil },
+		Unguarded:    func() ([]string, error) { return nil, nil },
+		Forwards6:    func() (bool, error) { return node.Forwards6(), nil },
+		SetForwards6: func(on bool) error { node.SetForwards6(on); return nil },
 		Passes: func(from, to network.Tap, p network.Packet) (bool, error) {
 			out, in := p, p
 			out.Direction, out.Remote, in.Direction, in.Remote = network.Egress, to.IPs[0], network.Ingress, from.IPs[0]
@@ -186,6 +188,43 @@ func TestSuiteFindsBrokenManagers(t *testing.T) {
 			b.unplug = func(ctx context.Context, tap string) error {
 				node.ChangeGroup("nt-app", func(g *network.Group) { g.Members = nil })
 				return m.Unplug(ctx, tap)
+			}
+		}},
+		{"IPv6 is forwarded for ever", []string{"IPv6 is forwarded", "IPv6 is not forwarded"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.apply = func(ctx context.Context, d network.Desired) (network.Report, error) {
+				had := node.Forwards6()
+				r, err := m.Apply(ctx, d)
+				if had {
+					node.SetForwards6(true)
+				}
+				return r, err
+			}
+		}},
+		{"IPv6 is forwarded no more, whoever wanted it", []string{"IPv6 was forwarded"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.apply = func(ctx context.Context, d network.Desired) (network.Report, error) {
+				r, err := m.Apply(ctx, d)
+				if len(d.Bridges) == 0 {
+					node.SetForwards6(false)
+				}
+				return r, err
+			}
+		}},
+		{"whether IPv6 is forwarded is not looked at again", []string{"IPv6 is not forwarded"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			applied := false
+			b.apply = func(ctx context.Context, d network.Desired) (network.Report, error) {
+				had := node.Forwards6()
+				r, err := m.Apply(ctx, d)
+				if applied && len(d.Bridges) > 0 {
+					node.SetForwards6(had)
+				}
+				applied = true
+				return r, err
+			}
+		}},
+		{"plug makes no router", []string{"IPv6 is forwarded"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.plug = func(ctx context.Context, on network.Bridge, t network.Tap) error {
+				on.Gateway6 = netip.Prefix{}
+				return m.Plug(ctx, on, t)
 			}
 		}},
 		{"apply removes nothing", []string{"apply removes"}, func(b *broken, m manager, node *fakenetwork.Node) {

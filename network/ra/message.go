@@ -19,6 +19,7 @@ const (
 	validTime     = 30 * 24 * time.Hour
 	preferredTime = 7 * 24 * time.Hour
 	dnsTime       = 30 * time.Minute
+	routerTime    = 3 * maxInterval // the default of the same section for the longest interval, half an hour
 )
 
 // dns6 are the DNS servers of a bridge that are reached by IPv6.
@@ -31,14 +32,18 @@ func dns6(b network.Bridge) (all []netip.Addr) {
 	return all
 }
 
-// advertisement is what a bridge with a hardware address says.
-func advertisement(b network.Bridge, mac net.HardwareAddr) *ndp.RouterAdvertisement {
+// advertisement is what a bridge with a hardware address says, on a node that forwards IPv6 or does not.
+func advertisement(b network.Bridge, mac net.HardwareAddr, forwards bool) *ndp.RouterAdvertisement {
+	lifetime := time.Duration(0)
+	if forwards && b.Gateway6.IsValid() {
+		lifetime = routerTime
+	}
 	mtu := b.MTU
 	if mtu == 0 {
 		mtu = network.DefaultMTU
 	}
 	ra := &ndp.RouterAdvertisement{
-		CurrentHopLimit: 64, RouterLifetime: 0, OtherConfiguration: true,
+		CurrentHopLimit: 64, RouterLifetime: lifetime, OtherConfiguration: true,
 		Options: []ndp.Option{
 			&ndp.LinkLayerAddress{Direction: ndp.Source, Addr: mac},
 			&ndp.PrefixInformation{PrefixLength: 64, OnLink: true, AutonomousAddressConfiguration: true, ValidLifetime: validTime,

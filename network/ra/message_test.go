@@ -28,7 +28,7 @@ var mac = net.HardwareAddr{2, 0, 0, 0, 0, 1}
 
 // MOD-09: what radvd said, as bytes and back.
 func TestAdvertisement(t *testing.T) {
-	b, err := ndp.MarshalMessage(advertisement(bridge(), mac))
+	b, err := ndp.MarshalMessage(advertisement(bridge(), mac, true))
 	require.NoError(t, err)
 	m, err := ndp.ParseMessage(b)
 	require.NoError(t, err)
@@ -44,7 +44,11 @@ func TestAdvertisement(t *testing.T) {
 		&ndp.RecursiveDNSServer{Lifetime: 30 * time.Minute, Servers: []netip.Addr{netip.MustParseAddr("fd00:1::53")}},
 		&ndp.DNSSearchList{Lifetime: 30 * time.Minute, DomainNames: []string{"novalocal"}},
 	}, ra.Options)
-	require.Len(t, advertisement(network.Bridge{Prefix6: bridge().Prefix6, MTU: 576}, mac).Options, 2, "with nothing more to say")
+	require.Len(t, advertisement(network.Bridge{Prefix6: bridge().Prefix6, MTU: 576}, mac, false).Options, 2, "with nothing more to say")
+	routed := bridge()
+	routed.Gateway6 = netip.MustParsePrefix("fd00:1::1/64")
+	require.Zero(t, advertisement(routed, mac, false).RouterLifetime, "it does not forward")
+	require.Equal(t, 30*time.Minute, advertisement(routed, mac, true).RouterLifetime)
 }
 
 // request is an Information-request with options.

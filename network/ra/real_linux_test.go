@@ -139,6 +139,94 @@ func TestGuestsMakeTheirAddresses(t *testing.T) {
 	require.Equal(t, "fd00:1::53", reply.Options.DNS()[0].String())
 }
 
+// Behind a bridge with a Gateway6 a guest routes through the node: while the server runs and the node forwards IPv6. When it ends well, the guest knows at
+// once; another DNS server meanwhile is no reason to lose the router.
+func TestGuestsRouteThroughTheNode(t *testing.T) {
+	testneed.Root(t)
+	testneed.Tools(t, "ip")
+	node, outside := netnstest.New(t), netnstest.New(t)
+	manager, err := linux.New(linux.Config{NetNS: node.Path()})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, manager.Close()) }()
+	s, stop := start(t, node)
+	d := network.Desired{Bridges: []network.Bridge{bridge()}, Taps: []network.Tap{tap(1)}}
+	d.Bridges[0].Gateway6 = netip.MustParsePrefix("fd00:1::1/64")
+	apply := func() {
+		t.Helper()
+		_, err = manager.Apply(t.Context(), d)
+		require.NoError(t, err)
+		require.NoError(t, s.Apply(t.Context(), d))
+	}
+	apply()
+	ip(t, node, "link", "add", "card", "type", "veth", "peer", "name", "eth0", "netns", outside.Path())
+	ip(t, node, "link", "set", "card", "up")
+	ip(t, node, "addr", "add", "2001:db8::1/64", "dev", "card", "nodad")
+	ip(t, outside, "link", "set", "eth0", "up")
+	ip(t, outside, "addr", "add", "2001:db8::2/64", "dev", "eth0", "nodad")
+	ip(t, outside, "route", "add", "fd00:1::/64", "via", "2001:db8::1")
+	g := guest(t, node, d.Taps[0])
+	has(t, g, "fd00:1::5054:ff:fe00:1")
+	router := func() string { return ip(t, g, "-6", "route", "show", "default") }
+	routes := func(want bool) {
+		t.Helper()
+		require.Eventually(t, func() bool { return strings.Contains(router(), "proto ra") == want }, 20*time.Second, 20*time.Millisecond)
+	}
+	routes(true)
+	require.Regexp(t, `expires (1800|17\d\d)sec`, router())
+	require.Eventually(t, func() bool { return talk(g, outside, "fd00:1::5054:ff:fe00:1", "2001:db8::2") == nil }, 20*time.Second, 50*time.Millisecond)
+	require.NoError(t, talk(outside, g, "2001:db8::2", "fd00:1::5054:ff:fe00:1"), "routed, and not translated")
+
+	lost := watch(t, g)
+	d.Bridges[0].DNS = []netip.Addr{netip.MustParseAddr("fd00:1::54")}
+	apply()
+	require.Eventually(t, func() bool {
+		reply, err := inform(g)
+		return err == nil && len(reply.Options.DNS()) == 1 && reply.Options.DNS()[0].String() == "fd00:1::54"
+	}, 20*time.Second, 50*time.Millisecond)
+	d.Bridges[0].Gateway6 = netip.Prefix{}
+	require.Empty(t, lost(), "it had a router all the time")
+	apply()
+	routes(false)
+	d.Bridges[0].Gateway6 = netip.MustParsePrefix("fd00:1::1/64")
+	apply()
+	routes(true)
+	stop()
+	routes(false)
+	require.Equal(t, []string{"fd00:1::5054:ff:fe00:1/64"}, global(t, g), "it keeps its address")
+	require.Equal(t, []string{"fd00:1::1/64"}, addresses(t, node, "br0"), "the node makes no address of what it says")
+
+	// A node that does not forward says that it is no router, with all else.
+	s, _ = start(t, node)
+	require.NoError(t, node.Do(func() error { return os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("0"), 0) }))
+	d.Bridges[0].Prefix6, d.Bridges[0].Gateway6 = netip.MustParsePrefix("fd00:2::/64"), netip.MustParsePrefix("fd00:2::1/64")
+	require.NoError(t, s.Apply(t.Context(), d))
+	has(t, g, "fd00:2::5054:ff:fe00:1")
+	require.Empty(t, router())
+}
+
+// watch returns a function that tells which default routes a guest has lost since.
+func watch(t testing.TB, g *netnstest.NS) func() string {
+	t.Helper()
+	file, err := os.Create(filepath.Join(t.TempDir(), "routes"))
+	require.NoError(t, err)
+	cmd := exec.Command("ip", "-6", "monitor", "route")
+	cmd.Stdout = file
+	require.NoError(t, g.Do(cmd.Start))
+	end := sync.OnceFunc(func() { _, _, _ = cmd.Process.Kill(), cmd.Wait(), file.Close() })
+	t.Cleanup(end)
+	return func() (lost string) {
+		end()
+		text, err := os.ReadFile(file.Name())
+		require.NoError(t, err)
+		for line := range strings.Lines(string(text)) {
+			if strings.HasPrefix(line, "Deleted default") {
+				lost += line
+			}
+		}
+		return lost
+	}
+}
+
 // As a distribution ships it, a client that does not leave it to the kernel makes the address that the record has, and has its DNS server and its
 // domain. It runs with a directory tree of its own over /etc, /run, /sys and /var/lib, so that it changes nothing of the machine.
 func TestNetworkdMakesItsAddress(t *testing.T) {
@@ -195,9 +283,11 @@ func TestNetworkdMakesItsAddress(t *testing.T) {
 }
 
 // global lists the addresses of a guest that are not link-local.
-func global(t testing.TB, g *netnstest.NS) (all []string) {
+func global(t testing.TB, g *netnstest.NS) []string { return addresses(t, g, "eth0") }
+
+func addresses(t testing.TB, ns *netnstest.NS, link string) (all []string) {
 	t.Helper()
-	for line := range strings.Lines(ip(t, g, "-6", "-o", "addr", "show", "dev", "eth0", "scope", "global")) {
+	for line := range strings.Lines(ip(t, ns, "-6", "-o", "addr", "show", "dev", link, "scope", "global")) {
 		all = append(all, strings.Fields(line)[3])
 	}
 	return all

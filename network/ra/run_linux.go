@@ -22,12 +22,16 @@ const retry = 250 * time.Millisecond
 type serving struct {
 	bridge network.Bridge
 	link   net.Interface
-	stop   context.CancelFunc
+	stop   context.CancelCauseFunc
 	ended  chan struct{}
 }
 
-func (l *serving) end() {
-	l.stop()
+// errReplaced is why a bridge is not served as it was: it is, as something else.
+var errReplaced = errors.New("it is served anew")
+
+// end ends serving a bridge; why is nil if it is served no more.
+func (l *serving) end(why error) {
+	l.stop(why)
 	<-l.ended
 }
 
@@ -59,7 +63,7 @@ func (s *Server) Run(ctx context.Context) error {
 		s.mu.Unlock()
 		for name, l := range have {
 			if _, ok := wanted[name]; !ok {
-				l.end()
+				l.end(nil)
 				delete(have, name)
 			}
 		}
@@ -83,7 +87,7 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 	}
 	for _, l := range have {
-		l.end()
+		l.end(nil)
 	}
 	all.Wait()
 	s.mu.Lock()
@@ -98,7 +102,7 @@ func (s *Server) ensure(ctx context.Context, b network.Bridge, have map[string]*
 	old := have[b.Name]
 	if old != nil && (err != nil || old.link.Index != link.Index || old.link.HardwareAddr.String() != link.HardwareAddr.String() ||
 		!same(old.bridge, b) || old.over()) {
-		old.end()
+		old.end(errReplaced)
 		delete(have, b.Name)
 		old = nil
 	}
@@ -109,12 +113,12 @@ func (s *Server) ensure(ctx context.Context, b network.Bridge, have map[string]*
 	if err != nil {
 		return err
 	}
-	ctx, stop := context.WithCancel(ctx)
+	ctx, stop := context.WithCancelCause(ctx)
 	one := &serving{bridge: b, link: *link, stop: stop, ended: make(chan struct{})}
 	have[b.Name] = one
 	all.Go(func() {
 		defer close(one.ended)
-		defer stop()
+		defer stop(nil)
 		err := s.serve(ctx, b, link, sockets)
 		if ctx.Err() == nil {
 			s.cfg.Logger.Warn("ra: a bridge is not served any more", "bridge", b.Name, "error", err)

@@ -22,13 +22,22 @@ import (
 
 // sockets are those of one bridge.
 type sockets struct {
-	nd   *ndp.Conn
-	dhcp *net.UDPConn
+	nd       *ndp.Conn
+	dhcp     *net.UDPConn
+	forwards *os.File // the sysctl that tells whether the node forwards IPv6, in its namespace
+}
+
+// routes tells whether the node forwards IPv6. One that can't tell does not.
+func (c sockets) routes() bool {
+	value := make([]byte, 1)
+	_, err := c.forwards.ReadAt(value, 0)
+	return err == nil && value[0] != '0'
 }
 
 func (c sockets) close() {
 	_ = c.nd.Close()
 	_ = c.dhcp.Close()
+	_ = c.forwards.Close()
 }
 
 var (
@@ -64,7 +73,12 @@ func (s *Server) open(link *net.Interface) (c sockets, err error) {
 			_ = nd.Close()
 			return err
 		}
-		c = sockets{nd, dhcp}
+		forwards, err := os.Open("/proc/sys/net/ipv6/conf/all/forwarding")
+		if err != nil {
+			_, _ = nd.Close(), dhcp.Close()
+			return err
+		}
+		c = sockets{nd, dhcp, forwards}
 		return nil
 	})
 	return c, err
@@ -114,13 +128,18 @@ func (b *budget) spent(now time.Time) bool {
 // serve advertises on one bridge, and answers, until ctx ends or a socket fails; then it closes the sockets.
 func (s *Server) serve(ctx context.Context, b network.Bridge, link *net.Interface, c sockets) error {
 	ctx, stop := context.WithCancelCause(ctx)
-	closing := context.AfterFunc(ctx, c.close)
+	say := func() *ndp.RouterAdvertisement { return advertisement(b, link.HardwareAddr, c.routes()) }
+	closing := context.AfterFunc(ctx, func() {
+		if b.Gateway6.IsValid() && !errors.Is(context.Cause(ctx), errReplaced) {
+			_ = c.nd.WriteTo(advertisement(b, link.HardwareAddr, false), nil, allNodes) // the last one: guests look for another router
+		}
+		c.close()
+	})
 	defer func() {
 		if closing() {
 			c.close()
 		}
 	}()
-	say := advertisement(b, link.HardwareAddr)
 	var parts sync.WaitGroup
 	run := func(f func() error) {
 		parts.Go(func() { stop(f()) })
@@ -139,9 +158,9 @@ const (
 )
 
 // unasked advertises to all, at times that drift (RFC 4861 §6.2.4).
-func (s *Server) unasked(ctx context.Context, nd *ndp.Conn, say *ndp.RouterAdvertisement) error {
+func (s *Server) unasked(ctx context.Context, nd *ndp.Conn, say func() *ndp.RouterAdvertisement) error {
 	for n := 0; ; n++ {
-		if err := nd.WriteTo(say, nil, allNodes); err != nil && !transient(err) {
+		if err := nd.WriteTo(say(), nil, allNodes); err != nil && !transient(err) {
 			return err
 		}
 		pause := s.cfg.Interval/3 + rand.N(s.cfg.Interval*2/3)
@@ -159,7 +178,7 @@ func (s *Server) unasked(ctx context.Context, nd *ndp.Conn, say *ndp.RouterAdver
 }
 
 // solicited answers router solicitations: to who asks, or to all if who asks has no address yet (RFC 4861 §6.2.6).
-func solicited(nd *ndp.Conn, say *ndp.RouterAdvertisement) error {
+func solicited(nd *ndp.Conn, say func() *ndp.RouterAdvertisement) error {
 	var spend budget
 	for {
 		m, cm, from, err := nd.ReadFrom()
@@ -173,7 +192,7 @@ func solicited(nd *ndp.Conn, say *ndp.RouterAdvertisement) error {
 		if from.IsLinkLocalUnicast() {
 			to = from.WithZone("")
 		}
-		if err := nd.WriteTo(say, nil, to); err != nil && !transient(err) {
+		if err := nd.WriteTo(say(), nil, to); err != nil && !transient(err) {
 			return err
 		}
 	}

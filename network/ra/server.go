@@ -18,11 +18,13 @@ type Config struct {
 	// NetNS is the path of the network namespace that the bridges are in; "": the one that the process started in.
 	NetNS string
 
-	// Interval is how often what nobody asked for is sent; 0: 200 s.
+	// Interval is how often what nobody asked for is sent, at least; 0: 200 s.
 	Interval time.Duration
 
 	Logger *slog.Logger // nil: silent
 }
+
+const maxInterval = 10 * time.Minute
 
 // Server is a [network.Server]. Its methods are safe for concurrent use.
 type Server struct {
@@ -37,8 +39,8 @@ type Server struct {
 
 // New checks the configuration. It starts nothing.
 func New(cfg Config) (*Server, error) {
-	if cfg.Interval != 0 && (cfg.Interval < 4*time.Second || cfg.Interval > 10*time.Minute) {
-		return nil, fmt.Errorf("ra: Config.Interval is %v, must be between 4 s and 10 min: %w", cfg.Interval, errdefs.ErrInvalidArgument)
+	if cfg.Interval != 0 && (cfg.Interval < 4*time.Second || cfg.Interval > maxInterval) {
+		return nil, fmt.Errorf("ra: Config.Interval is %v, must be between 4 s and %v: %w", cfg.Interval, maxInterval, errdefs.ErrInvalidArgument)
 	}
 	if cfg.Interval == 0 {
 		cfg.Interval = 200 * time.Second
@@ -110,7 +112,7 @@ func (s *Server) Unplug(ctx context.Context, _ string) error { return ctx.Err() 
 
 // same tells whether two bridges are told the same.
 func same(a, b network.Bridge) bool {
-	return a.Prefix6 == b.Prefix6 && a.MTU == b.MTU && a.Domain == b.Domain && slices.Equal(a.DNS, b.DNS) && a.Name == b.Name
+	return a.Prefix6 == b.Prefix6 && a.Gateway6 == b.Gateway6 && a.MTU == b.MTU && a.Domain == b.Domain && slices.Equal(a.DNS, b.DNS) && a.Name == b.Name
 }
 
 // signal rings a bell that somebody who is busy will hear later.
