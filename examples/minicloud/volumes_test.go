@@ -37,6 +37,10 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if dir := os.Getenv("DEWPOINT_MINI_FIO"); dir != "" {
+		fmt.Fprintln(os.Stderr, fioCloud(dir, os.Getenv("DEWPOINT_MINI_KERNEL"), os.Getenv("DEWPOINT_MINI_RAMDISK")))
+		os.Exit(1)
+	}
 	os.Exit(m.Run())
 }
 
