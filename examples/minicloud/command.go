@@ -27,7 +27,7 @@ func commands() []command {
 	machine := []string{"config", "dir", "v"}
 	return []command{
 		{"controller", "", "takes requests, and is what nodes join; runs the store and the bus unless -etcd and -bus name others",
-			append([]string{"listen", "etcd", "bus", "cidr", "cidr6", "bridge", "uplink", "memory"}, machine...), runController},
+			append([]string{"listen", "etcd", "kine", "bus", "cidr", "cidr6", "bridge", "uplink", "memory"}, machine...), runController},
 		{"node", "", "runs machines of the cloud whose controller it joins", append([]string{"join", "token", "name", "netns", "volumes", "initiator"}, machine...), runNode},
 		{"token", "", "prints a new token, for nodes to join the controller on this machine", machine, printToken},
 		{"launch", "", "launches machines, and waits until they are active", append([]string{"n", "name", "wait", "request", "boot-volume", "boot-size"}, machine...), runLaunch},
@@ -62,6 +62,8 @@ func (o *options) declare(f *flag.FlagSet, name string) {
 		f.StringVar(&o.listen, name, "127.0.0.1:7443", "where nodes join: this machine's address as they reach it, and a port")
 	case "etcd":
 		f.Var(&o.etcd, name, "endpoints of an etcd cluster, separated by commas, https://host:port; \"\": one is run here, on port 7444")
+	case "kine":
+		f.BoolVar(&o.kine, name, false, "what -etcd names is kine, etcd's protocol on an SQL database")
 	case "bus":
 		f.StringVar(&o.bus, name, "", "amqps://user:password@host of RabbitMQ, or tls://host:port of NATS; \"\": a NATS server is run here, on port 7445")
 	case "cidr":

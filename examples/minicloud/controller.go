@@ -34,6 +34,9 @@ func credentialsFile(o options) string { return filepath.Join(o.dir, "cluster.js
 func runController(ctx context.Context, o options, w io.Writer) (err error) {
 	s := &screen{w: w, start: time.Now()}
 	logger := o.logger(os.Stderr)
+	if o.kine && len(o.etcd) == 0 {
+		return errors.New("-kine is set without -etcd, which says where kine is")
+	}
 	if err := os.MkdirAll(o.dir, 0o711); err != nil {
 		return err
 	}
@@ -47,7 +50,7 @@ func runController(ctx context.Context, o options, w io.Writer) (err error) {
 		return err
 	}
 	own := cluster.Credentials{Address: o.listen, Authority: authority.PEM(), Certificate: pair.Cert, Key: pair.Key}
-	to := settings{Etcd: o.etcd, Bus: o.bus}
+	to := settings{Etcd: o.etcd, Kine: o.kine, Bus: o.bus}
 	var opened closers
 	defer func() { err = errors.Join(err, opened.close()) }()
 	if len(to.Etcd) == 0 {

@@ -21,6 +21,7 @@ import (
 // settings is what every process of the cloud must know: the controller tells nodes when they join.
 type settings struct {
 	Etcd list   `json:"etcd"`
+	Kine bool   `json:"kine"`
 	Bus  string `json:"bus"`
 }
 
@@ -40,7 +41,7 @@ func connect(ctx context.Context, own *cluster.Node, logger *slog.Logger) (cfg d
 	if err != nil {
 		return cfg, nil, err
 	}
-	records, err := etcd.Open(ctx, etcd.Config{Endpoints: to.Etcd, TLS: t.Clone(), Logger: logger})
+	records, err := etcd.Open(ctx, etcd.Config{Endpoints: to.Etcd, SingleKey: to.Kine, TLS: t.Clone(), Logger: logger})
 	if err != nil {
 		return cfg, nil, fmt.Errorf("the store: %w", err)
 	}

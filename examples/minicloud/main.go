@@ -47,6 +47,7 @@ type options struct {
 	config   string
 	listen   string
 	etcd     list
+	kine     bool
 	bus      string
 	join     string
 	token    string

@@ -26,6 +26,7 @@ var house = []line{
 	{path: "internal/testneed"},
 	{path: "internal/benchline"},
 	{path: "internal/rabbittest", ours: []string{"internal/testneed"}},
+	{path: "internal/kinetest", ours: []string{"internal/testneed"}},
 	{path: "internal/initramfs"},
 	{path: "internal/fioguest", ours: []string{"internal/initramfs", "internal/testneed"}},
 	{path: "internal/nodevm", ours: []string{"internal/initramfs", "internal/testneed"}},
@@ -42,7 +43,7 @@ var house = []line{
 	{path: "state/bolt", ours: []string{"state", "state/internal/feed"}, outside: map[string]string{
 		"go.etcd.io/bbolt": "a file that survives any crash is not to be hand-written", "golang.org/x/sys": linux}},
 	{path: "state/etcd/internal/zaplog", outside: map[string]string{"go.uber.org/zap": "what etcd logs with"}},
-	{path: "state/etcd", ours: []string{"state", "state/etcd/internal/zaplog"}, outside: map[string]string{
+	{path: "state/etcd", ours: []string{"state", "state/internal/feed", "state/etcd/internal/zaplog"}, outside: map[string]string{
 		"go.etcd.io/etcd/api/v3": "the names of its errors", "go.etcd.io/etcd/client/v3": "speaks to etcd, with its balancing and its watches",
 		"go.uber.org/zap": "what etcd logs with", "google.golang.org/grpc": "tells which requests never left, and why"}},
 	{path: "state/etcd/etcdserver", ours: []string{"state/etcd/internal/zaplog"}, outside: map[string]string{
@@ -197,7 +198,7 @@ var standard = map[string]struct {
 	"math/rand": {"its generator is global, and predictable where names must not be; math/rand/v2 or crypto/rand", nil},
 	"net/http":  {"faces live in api/, and the rest of the house speaks no HTTP", []string{"api", "examples"}},
 	"os/exec": {"what runs programs of the host stays countable", []string{"image/internal/qemuimg", "image/internal/ext4", "internal/libvirtd",
-		"internal/testneed", "internal/netnstest", "internal/nodevm", "internal/initramfs", "internal/fioguest", "internal/rabbittest", "examples/minicloud", "volume/lvm", "compute/openiscsi"}},
+		"internal/testneed", "internal/kinetest", "internal/netnstest", "internal/nodevm", "internal/initramfs", "internal/fioguest", "internal/rabbittest", "examples/minicloud", "volume/lvm", "compute/openiscsi"}},
 	"testing": {"only suites and test rigs are for tests", []string{"internal", "state/statetest", "state/operation/optest",
 		"queue/queuetest", "image/blobtest", "volume/volumetest", "network/networktest", "compute/computetest", "dewpointtest"}},
 	"testing/synctest": {"only tests have a clock of their own", []string{"internal", "state/statetest", "state/operation/optest",

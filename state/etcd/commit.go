@@ -22,6 +22,9 @@ const (
 
 // Limits implements state.Limited.
 func (l *Log) Limits() state.Limits {
+	if l.journal != nil {
+		return state.Limits{Bytes: l.cfg.MaxBytes - 4<<10 - len(l.cfg.Prefix), Each: opHead}
+	}
 	return state.Limits{Ops: l.cfg.MaxOps - headOps, Guards: l.cfg.MaxOps - slotCmps,
 		Bytes: l.cfg.MaxBytes - maxKey - 4<<10 - 4*len(l.cfg.Prefix), Each: len(l.cfg.Prefix) + 40}
 }
@@ -52,9 +55,9 @@ func (l *Log) fits(b state.Batch) error {
 		return fmt.Errorf("state/etcd: a batch has %d %s, the limit is %d (Config.%s): %w", have, what, limit, option, errdefs.ErrInvalidArgument)
 	}
 	switch {
-	case len(b.Ops) > limit.Ops:
+	case limit.Ops > 0 && len(b.Ops) > limit.Ops:
 		return over("operations", len(b.Ops), limit.Ops, "MaxOps, etcd's --max-txn-ops")
-	case len(b.Guards) > limit.Guards:
+	case limit.Guards > 0 && len(b.Guards) > limit.Guards:
 		return over("guards", len(b.Guards), limit.Guards, "MaxOps, etcd's --max-txn-ops")
 	case bytes > limit.Bytes:
 		return over("bytes", bytes, limit.Bytes, "MaxBytes, etcd's --max-request-bytes")
@@ -79,6 +82,9 @@ func (l *Log) Commit(ctx context.Context, b state.Batch) (state.Revision, error)
 	if err := l.fits(b); err != nil {
 		return 0, err
 	}
+	if l.journal != nil {
+		return l.journal.commit(ctx, b)
+	}
 	select {
 	case l.turns <- struct{}{}:
 	case <-ctx.Done():
@@ -100,7 +106,7 @@ func (l *Log) Commit(ctx context.Context, b state.Batch) (state.Revision, error)
 		case again.soon:
 			continue
 		case time.Now().After(until):
-			return 0, fmt.Errorf("state/etcd: nothing was written within %v: %w: %w", l.cfg.Timeout, again.cause, errdefs.ErrUnavailable)
+			return 0, nothingWritten(l.cfg.Timeout, again.cause)
 		}
 		l.logger.Warn("state/etcd: a batch was not written", "error", again.cause, "again in", pause.next())
 		pause.wait(ctx, l.closing)

@@ -67,7 +67,7 @@ func class(err error) error {
 		return errdefs.ErrResourceExhausted
 	case unconnected(err) && (strings.Contains(text, "tls: ") || strings.Contains(text, "x509: ")):
 		return errdefs.ErrUnauthenticated
-	case code(err) == codes.Unimplemented, strings.Contains(text, "unsupported transaction"): // the latter is kine's
+	case code(err) == codes.Unimplemented, strings.Contains(text, "unsupported operations in txn request"): // the latter is kine's
 		return errdefs.ErrNotImplemented
 	}
 	return nil
@@ -95,7 +95,7 @@ func foreign(err error) error {
 	case errors.Is(err, rpctypes.ErrNoSpace):
 		return fmt.Errorf("state/etcd: etcd is full, see its --quota-backend-bytes and its alarms: %w: %w", err, c)
 	case c == errdefs.ErrNotImplemented:
-		return fmt.Errorf("state/etcd: the server is no complete etcd: %w: %w", err, c)
+		return fmt.Errorf("state/etcd: the server is no complete etcd, so Config.SingleKey may be needed: %w: %w", err, c)
 	case c != nil:
 		return fmt.Errorf("state/etcd: %w: %w", err, c)
 	}
@@ -105,6 +105,11 @@ func foreign(err error) error {
 // unknown is the error of a batch that may be in the log.
 func unknown(err error) error {
 	return fmt.Errorf("state/etcd: etcd could not be asked what became of it after %v: %w", err, state.ErrUnknown)
+}
+
+// nothingWritten is the error of a commit that was tried for too long.
+func nothingWritten(within time.Duration, cause error) error {
+	return fmt.Errorf("state/etcd: nothing was written within %v: %w: %w", within, cause, errdefs.ErrUnavailable)
 }
 
 // pause grows from try to try, up to five seconds, and is never quite the same for two that wait.

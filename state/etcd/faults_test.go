@@ -118,7 +118,16 @@ func trail(ctx context.Context, l *Log, seen map[string]state.Revision) error {
 func TestAMemberIsKilledAndStartedAgain(t *testing.T) {
 	t.Parallel()
 	member := processes(t, 1)[0]
-	l := open(t, Config{Endpoints: []string{member.client}, Timeout: 30 * time.Second})
+	survives(t, Config{Endpoints: []string{member.client}, Timeout: 30 * time.Second}, func() {
+		member.kill()
+		member.start(t)
+	})
+}
+
+// survives has something killed in the middle of commits, again and again.
+func survives(t *testing.T, cfg Config, kill func()) {
+	t.Helper()
+	l := open(t, cfg)
 	put(t, l, set("first", "1"))
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -129,8 +138,7 @@ func TestAMemberIsKilledAndStartedAgain(t *testing.T) {
 	c.run(l, 8)
 	for range 3 {
 		c.more(t, 20)
-		member.kill()
-		member.start(t)
+		kill()
 	}
 	c.more(t, 20)
 	c.end(t, l, 8)
@@ -144,7 +152,7 @@ func TestAMemberIsKilledAndStartedAgain(t *testing.T) {
 	}
 	cancel()
 	require.NoError(t, <-followed)
-	require.Zero(t, c.unknown.Load(), "a member that comes back in time can be asked")
+	require.Zero(t, c.unknown.Load(), "what comes back in time can be asked")
 }
 
 // Of three members one may be lost, the leader too, and what was committed stays, and commits go on.

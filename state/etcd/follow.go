@@ -31,7 +31,11 @@ func (l *Log) Follow(ctx context.Context, from state.Revision) iter.Seq2[state.B
 			case <-asked.Done():
 			}
 		}()
-		if err := l.follow(asked, from, func(b state.Batch) bool { return yield(b, nil) }); err != nil && ctx.Err() == nil {
+		follow := l.follow
+		if l.journal != nil {
+			follow = l.journal.follow
+		}
+		if err := follow(asked, from, func(b state.Batch) bool { return yield(b, nil) }); err != nil && ctx.Err() == nil {
 			if l.isClosing() {
 				err = state.ErrClosed
 			}
@@ -116,8 +120,10 @@ func (l *Log) patiently(ctx context.Context, do func() error) error {
 		case errors.Is(err, rpctypes.ErrCompacted):
 			continue // while its pages were read; the next try is on newer ones
 		}
-		l.logger.Warn("state/etcd: etcd does not answer a follower", "error", err, "again in", pause.next())
-		pause.wait(ctx, l.closing)
+		l.logger.Warn("state/etcd: etcd does not answer a request", "error", err, "again in", pause.next())
+		if !pause.wait(ctx, l.closing) && ctx.Err() == nil {
+			return state.ErrClosed
+		}
 	}
 }
 

@@ -36,7 +36,7 @@ func TestASlowFollowerAndCompaction(t *testing.T) {
 	t.Parallel()
 	urls := embedded(t, etcdserver.Config{})
 	client := bare(t, urls...)
-	var j journal
+	var j notes
 	l := open(t, Config{Endpoints: urls, History: 5, Logger: j.logger()})
 	slow := pull(t, l, 0)
 	require.True(t, slow().Snapshot)
@@ -165,7 +165,7 @@ func TestTheLogCompacts(t *testing.T) {
 	t.Parallel()
 	urls := embedded(t, etcdserver.Config{})
 	client := bare(t, urls...)
-	var j journal
+	var j notes
 	a, b := open(t, Config{Endpoints: urls, Compact: time.Second, Logger: j.logger()}), open(t, Config{Endpoints: urls, Compact: time.Second, Logger: j.logger()})
 	first := put(t, a, set("a", "1"))
 	put(t, b, set("a", "2"))

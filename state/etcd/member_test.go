@@ -180,27 +180,27 @@ func eventually(t testing.TB, what string, holds func() bool) {
 	}
 }
 
-// journal is a logger's output.
-type journal struct {
+// notes are a logger's output.
+type notes struct {
 	mu   sync.Mutex
 	text strings.Builder
 }
 
-func (j *journal) Write(p []byte) (int, error) {
+func (j *notes) Write(p []byte) (int, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.text.Write(p)
 }
 
-func (j *journal) String() string {
+func (j *notes) String() string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.text.String()
 }
 
-func (j *journal) logger() *slog.Logger { return slog.New(slog.NewTextHandler(j, nil)) }
+func (j *notes) logger() *slog.Logger { return slog.New(slog.NewTextHandler(j, nil)) }
 
-func (j *journal) count(what string) int { return strings.Count(j.String(), what) }
+func (j *notes) count(what string) int { return strings.Count(j.String(), what) }
 
 // relay is a proxy between a client and a member, which can be cut.
 type relay struct {

@@ -49,11 +49,17 @@ type Config struct {
 	// tries to learn what became of a batch; 0: 10 s. It is at most a minute.
 	Timeout time.Duration
 
+	// SingleKey has each batch be one key, so that no transaction has more, for servers that take no others: kine. All logs on a
+	// prefix must have the same. MaxOps is not used then, and Compact must be 0.
+	SingleKey bool
+
 	// Compact, if it is not 0, has the log compact etcd: every Compact, it has it forget what is older than that. It is for an
 	// etcd that has no other use and no --auto-compaction; several logs may do it at once. At least one second.
 	Compact time.Duration
 
 	Logger *slog.Logger // nil: silent
+
+	every state.Revision // of tests: see journal
 }
 
 // Defaults, and the bounds of what may be configured.
@@ -112,6 +118,8 @@ func (cfg *Config) check() error {
 		return refuse("Timeout is %v, must be between 0 and %v", cfg.Timeout, mostTimeout)
 	case cfg.Compact != 0 && cfg.Compact < time.Second:
 		return refuse("Compact is %v, must be 0 or at least 1s", cfg.Compact)
+	case cfg.Compact != 0 && cfg.SingleKey:
+		return refuse("Compact is %v, must be 0 with SingleKey: kine compacts by itself, see its --compact-interval", cfg.Compact)
 	}
 	return nil
 }
@@ -123,6 +131,7 @@ type Log struct {
 	client *clientv3.Client
 	logger *slog.Logger
 
+	journal *journal      // that of Config.SingleKey, or nil
 	turns   chan struct{} // one in it for each commit under way
 	current chan *session // holds the session, or nil, when nobody looks at it
 
@@ -149,6 +158,9 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 		current: make(chan *session, 1), closing: make(chan struct{})}
 	l.current <- nil
 	l.ctx, l.stop = context.WithCancel(context.Background())
+	if cfg.SingleKey {
+		l.journal = newJournal(l)
+	}
 	if err := l.connect(ctx); err != nil {
 		l.stop()
 		if l.client != nil && l.client != cfg.Client {
@@ -159,6 +171,9 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	if cfg.Compact > 0 {
 		l.own.Go(l.compact)
 	}
+	if l.journal != nil {
+		l.own.Go(l.journal.listen)
+	}
 	return l, nil
 }
 
@@ -167,7 +182,11 @@ func (l *Log) connect(ctx context.Context) error {
 	var pause pause
 	for {
 		err := l.dial()
-		if err == nil {
+		switch {
+		case err != nil:
+		case l.journal != nil:
+			err = l.journal.open(ctx)
+		default:
 			_, _, err = l.head(ctx)
 		}
 		switch {

@@ -53,7 +53,7 @@ func TestEtcdIsDown(t *testing.T) {
 	t.Parallel()
 	r := newRelay(t, embedded(t, etcdserver.Config{})[0])
 	r.set(false, true)
-	var j journal
+	var j notes
 	cfg := Config{Endpoints: []string{r.url()}, Logger: j.logger(), Timeout: 2 * time.Second}
 	short, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	_, err := Open(short, cfg)
@@ -90,7 +90,7 @@ func TestEtcdIsDown(t *testing.T) {
 			return
 		}
 	}()
-	eventually(t, "the follower waits", func() bool { return strings.Contains(j.String(), "does not answer a follower") })
+	eventually(t, "the follower waits", func() bool { return strings.Contains(j.String(), "does not answer a request") })
 	r.set(false, false)
 	require.NoError(t, <-followed)
 
@@ -274,7 +274,7 @@ func TestCertificates(t *testing.T) {
 		"ours is of another CA":         ours.client(others),
 		"we have none":                  ours.client(nil),
 	} {
-		var j journal
+		var j notes
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		_, err := Open(ctx, Config{Endpoints: urls, TLS: cfg, Logger: j.logger()})
 		cancel()
@@ -284,7 +284,7 @@ func TestCertificates(t *testing.T) {
 
 	// A server without TLS ends the connection without a word; it may be one that starts.
 	plain := embedded(t, etcdserver.Config{})
-	var j journal
+	var j notes
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
@@ -350,7 +350,7 @@ func TestLimits(t *testing.T) {
 
 // What kine answers to a transaction of several keys is final.
 func TestAServerThatIsNoCompleteEtcd(t *testing.T) {
-	err := status.Error(codes.Unknown, "unsupported transaction: compare:<...>")
+	err := status.Error(codes.InvalidArgument, "etcdserver: unsupported operations in txn request")
 	require.Equal(t, refused, kindOf(err))
 	require.True(t, errdefs.IsNotImplemented(foreign(err)))
 	require.Equal(t, unsure, kindOf(errors.New("anything")))

@@ -33,14 +33,22 @@ var (
 // appears, each move is done once, and both stores see the same in the end.
 func TestTwoStores(t *testing.T) {
 	t.Parallel()
-	urls := embedded(t, etcdserver.Config{})
-	const stores, workers, moves, number = 2, 6, 20, 5
+	url := embedded(t, etcdserver.Config{})[0]
+	race(t, Config{}, url, url)
+}
+
+// race has two stores, each with a server of its own, race for the same records.
+func race(t *testing.T, cfg Config, urls ...string) {
+	t.Helper()
+	const workers, moves, number = 6, 20, 5
+	stores := len(urls)
 	var all []*state.Store
 	var relays []*relay
-	for range stores {
-		r := newRelay(t, urls[0])
+	for _, url := range urls {
+		r := newRelay(t, url)
 		relays = append(relays, r)
-		s, err := state.Open(t.Context(), state.Config{Log: open(t, Config{Endpoints: []string{r.url()}}), Schema: []state.Schema{accounts, totals}})
+		cfg.Endpoints = []string{r.url()}
+		s, err := state.Open(t.Context(), state.Config{Log: open(t, cfg), Schema: []state.Schema{accounts, totals}})
 		require.NoError(t, err)
 		defer s.Close()
 		all = append(all, s)
