@@ -82,8 +82,14 @@ func TestContract(t *testing.T) {
 	url, n := shared(t).URL(), 0
 	queuetest.TestBus(t, func(t *testing.T) queuetest.Env {
 		n++
-		cfg := small(url, fmt.Sprintf("suite%d", n))
+		p, near := between(t, url)
+		cfg := small(near, fmt.Sprintf("suite%d", n))
+		cfg.SendWait = time.Second
 		return queuetest.Env{
+			Sever: func() {
+				_ = p.listener.Close()
+				p.cut()
+			},
 			Buses:   []queue.Bus{connect(t, cfg), connect(t, cfg)},
 			Workers: cfg.Workers, Backlog: cfg.Backlog, Async: cfg.Async, CallTimeout: cfg.CallTimeout,
 			Quiet: 300 * time.Millisecond, Patience: 20 * time.Second,

@@ -1,6 +1,7 @@
 package nats_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -29,8 +30,11 @@ func envOf(buses ...queue.Bus) queuetest.Env {
 func TestContract(t *testing.T) {
 	t.Parallel()
 	queuetest.TestBus(t, func(t *testing.T) queuetest.Env {
-		cfg := small(nats.Config{URLs: []string{start(t, natsserver.Config{Listen: "127.0.0.1:0"}).URL()}})
-		return envOf(open(t, cfg), open(t, cfg))
+		p := newProxy(t, strings.TrimPrefix(start(t, natsserver.Config{Listen: "127.0.0.1:0"}).URL(), "nats://"))
+		cfg := small(nats.Config{URLs: []string{p.url()}})
+		env := envOf(open(t, cfg), open(t, cfg))
+		env.Sever = p.block
+		return env
 	})
 }
 

@@ -245,6 +245,30 @@ func sendingFaults() []fault {
 				return bus.Call(ctx, m)
 			}
 		})},
+		{"a call waits for a network that is lost", []string{"a lost network"}, func() Env {
+			env := spoiled(func(*broken, queue.Bus) {})()
+			env.Sever = func() {}
+			return env
+		}},
+		{"a call without a network just ends", []string{"a lost network"}, func() Env {
+			severed := make(chan struct{})
+			env := spoiled(func(b *broken, bus queue.Bus) {
+				b.call = func(ctx context.Context, m queue.Message) ([]byte, error) {
+					ctx, cancel := context.WithCancel(ctx)
+					defer cancel()
+					go func() {
+						select {
+						case <-severed:
+							cancel()
+						case <-ctx.Done():
+						}
+					}()
+					return bus.Call(ctx, m)
+				}
+			})()
+			env.Sever = func() { close(severed) }
+			return env
+		}},
 		{"a fanout goes to one", []string{"fanout reaches each", "what comes is the receiver's own"}, spoiled(func(b *broken, bus queue.Bus) {
 			b.fanout = bus.Cast
 		})},

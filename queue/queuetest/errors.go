@@ -14,6 +14,37 @@ import (
 func errorRows() []row {
 	return []row{
 		{
+			name:  "a lost network",
+			rule:  "A bus with a network behind it that has no connection, or loses it while a call waits, says so with an error of class Unavailable",
+			needs: func(e Env) bool { return e.Sever != nil },
+			check: func(ctx context.Context, e *rig) error {
+				begun := make(chan struct{})
+				if _, err := serve(e.far(), e.topic("cut"), func(context.Context, queue.Message) ([]byte, error) {
+					close(begun)
+					<-e.gate
+					return nil, nil
+				}); err != nil {
+					return err
+				}
+				var waited error
+				ended := async(func() { _, waited = e.call(ctx, e.topic("cut"), "") })
+				if err := e.wait("the handler begins", begun); err != nil {
+					return err
+				}
+				e.Sever()
+				if err := e.wait("the call that waits ends", ended); err != nil {
+					return err
+				}
+				if !errdefs.IsUnavailable(waited) {
+					return fmt.Errorf("a call that lost its network ended with %w, not Unavailable", waited)
+				}
+				if _, err := e.call(ctx, e.topic("cut"), ""); !errdefs.IsUnavailable(err) {
+					return fmt.Errorf("a call without a network ended with %w, not Unavailable", err)
+				}
+				return nil
+			},
+		},
+		{
 			name: "a handler's error",
 			rule: "An error that a handler returns comes out of the caller's Call with the same class of package errdefs and the same text, as a [*Failure]",
 			check: func(ctx context.Context, e *rig) error {

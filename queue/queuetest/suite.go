@@ -37,6 +37,9 @@ type Env struct {
 	Patience time.Duration // the longest that something may take that must happen; 0: 10 s
 	Quiet    time.Duration // how long the suite waits for what must not happen; 0: 50 ms
 
+	// Sever takes the network from all buses until they are closed. nil: there is none.
+	Sever func()
+
 	Knows Knows
 }
 
