@@ -29,6 +29,7 @@ func TestInNodeVM(t *testing.T) {
 	t.Run("a larger MTU than the uplink's", testVLANLargerThanUplink)
 	t.Run("a foreign link", testVLANForeign)
 	t.Run("drift", testVLANDrift)
+	t.Run("a network node routes IPv6", testVLANsAreRouted)
 }
 
 func onVLAN(id int, taps ...int) network.Desired {
@@ -139,6 +140,47 @@ func testModesOnTwoNodes(t *testing.T) {
 		require.Contains(t, links, "adminbr")
 		require.NotContains(t, links, "master br")
 	}
+}
+
+// A network node without guests routes IPv6 for the VLANs of two projects, whose guests are on another node: to the outside, and not to each other.
+func testVLANsAreRouted(t *testing.T) {
+	node, router := live(t)
+	compute, m := live(t)
+	sh(t, node, "ip link add card type veth peer name card netns "+compute.Path()+"; ip link set card up; ip link add out type veth peer name outfar; ip link set out up; "+
+		"ip link set outfar up; ip addr add 2001:db8::2/64 dev out nodad; ip route add default via 2001:db8::1; "+
+		"ip neigh replace 2001:db8::1 lladdr 02:00:00:00:00:01 dev out nud permanent")
+	sh(t, compute, "ip link set card up")
+	var gateways, d network.Desired
+	for i := range 2 {
+		b := network.Bridge{Name: fmt.Sprint("br-vlan", 100+i), MTU: 1500, Uplink: "card", VLAN: 100 + i}
+		one := tap(i + 1)
+		one.Bridge, one.IPs = b.Name, append(one.IPs, netip.AddrFrom16([16]byte{0xfd, 3: byte(i + 1), 15: 2}))
+		d.Bridges, d.Taps = append(d.Bridges, b), append(d.Taps, one)
+		gateways.Bridges = append(gateways.Bridges, routed6(b, byte(i+1)))
+	}
+	_, err := router.Apply(t.Context(), gateways)
+	require.NoError(t, err)
+	got, err := router.Inspect(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, applied(gateways), got)
+	_, err = m.Apply(t.Context(), d)
+	require.NoError(t, err)
+	require.Equal(t, "0", conf6(t, compute, "all/forwarding"), "a node that is no gateway routes nothing")
+	out, other := sniff(t, node, "outfar"), sniff(t, node, "br-vlan101")
+	a, b := openGuest(t, compute, d.Taps[0]), openGuest(t, compute, d.Taps[1])
+	knows(t, node, a, b)
+	gateway := linkMAC(t, node, a.Bridge)
+	send := func(to netip.Addr, text string) { a.send(t, datagram6(gateway, a.MAC, a.IPs[1], to, 5, 5, text)) }
+	reached := func(text string) {
+		t.Helper()
+		require.Eventually(t, func() bool { send(far6, text); return out(text) }, 30*time.Second, time.Millisecond, text)
+	}
+	reached("to the outside")
+	send(b.IPs[1], "to a project")
+	send(gateways.Bridges[1].Gateway6.Addr().Next(), "to a project's prefix")
+	reached("behind both")
+	require.False(t, other("to a project"))
+	require.False(t, other("to a project's prefix"))
 }
 
 // What somebody else breaks of a VLAN is mended, and reported.
