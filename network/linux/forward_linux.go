@@ -35,7 +35,8 @@ import (
 //
 // A guest reaches the floating IP of one behind another bridge, and has its answers: connections that the node translated the address of.
 // Without floating IPs the table does without connection tracking, which would put fragments together, and delay them, on nodes whose
-// bridges show their packets to it (br_netfilter). Those show bridged packets to this chain too, as from a bridge to itself: they are what the set is for.
+// bridges show their packets to it (br_netfilter). Those show bridged packets to this chain too, as from a bridge to itself: they are what the set is for, and why
+// what goes between two bridges of others is let be.
 const (
 	forwardTable    = "dewpoint_forward"
 	forwardPriority = -10

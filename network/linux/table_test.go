@@ -140,6 +140,7 @@ func TestElements(t *testing.T) {
 
 func TestMarks(t *testing.T) {
 	for _, m := range []bridgeMark{
+		{gateway6: netip.MustParsePrefix("fd00::1/64"), shared6: true, opened: true},
 		{}, {gateway: netip.MustParsePrefix("10.0.0.1/24")}, {uplink: "eth1"}, {vlan: 4094},
 		{gateway: netip.MustParsePrefix("fd00::1/64"), uplink: "eth0.7", shared: true},
 	} {
