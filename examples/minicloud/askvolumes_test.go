@@ -88,7 +88,7 @@ func TestVolumesFromTheCommandLine(t *testing.T) {
 	}, time.Minute, time.Second)
 }
 
-func TestACommandForVolumesThatIsWrongSaysHow(t *testing.T) {
+func TestACommandThatIsWrongSaysHow(t *testing.T) {
 	for args, says := range map[string]string{
 		"launch -boot-volume data -n 2":         "-n is 2, must be 1 for a machine that boots from a volume",
 		"launch -boot-volume data -boot-size 1": "-boot-size is 1, must be at least 0, and 0 with -boot-volume",
@@ -97,6 +97,7 @@ func TestACommandForVolumesThatIsWrongSaysHow(t *testing.T) {
 		"node -initiator kernel -netns other":   "-initiator kernel needs -netns host",
 		"volume attach data":                    "takes VOLUME MACHINE, but has 1 arguments",
 		"volume delete":                         "takes VOLUME, but has 0 arguments",
+		"controller -kine":                      "-kine goes with -etcd",
 		"volume list all":                       "takes no argument",
 		"volume nonsense now":                   `takes no argument, but has "volume"`,
 	} {

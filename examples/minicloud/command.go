@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -216,6 +217,9 @@ func (o *options) check(c command) error {
 	}
 	if len(o.dir) == 0 || len(o.dir) > 72 {
 		return fmt.Errorf("-dir has %d bytes, must have 1 to 72: a socket's path has an end", len(o.dir))
+	}
+	if o.kine && len(o.etcd) == 0 {
+		return errors.New("-kine goes with -etcd, which says where kine is")
 	}
 	if takes("memory") && (o.memory < 96 || o.memory > 4096) {
 		return fmt.Errorf("-memory is %d MiB, must be 96 to 4096", o.memory)

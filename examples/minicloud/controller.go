@@ -34,9 +34,6 @@ func credentialsFile(o options) string { return filepath.Join(o.dir, "cluster.js
 func runController(ctx context.Context, o options, w io.Writer) (err error) {
 	s := &screen{w: w, start: time.Now()}
 	logger := o.logger(os.Stderr)
-	if o.kine && len(o.etcd) == 0 {
-		return errors.New("-kine is set without -etcd, which says where kine is")
-	}
 	if err := os.MkdirAll(o.dir, 0o711); err != nil {
 		return err
 	}

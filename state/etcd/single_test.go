@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"strings"
@@ -69,6 +70,20 @@ func TestKine(t *testing.T) {
 		require.ErrorContains(t, err, "Config.SingleKey may be needed")
 		have, _ := rows(t, l)
 		require.Empty(t, have)
+	})
+	t.Run("certificates", func(t *testing.T) {
+		ours, others := newAuthority(t), newAuthority(t)
+		files := ours.issue()
+		url := kinetest.Start(t, db.DSN("tls"), "--server-cert-file", files.Cert, "--server-key-file", files.Key, "--trusted-ca-file", files.CA).URL()
+		cfg := Config{Endpoints: []string{strings.Replace(url, "http:", "https:", 1)}, SingleKey: true, TLS: ours.client(ours)}
+		put(t, open(t, cfg), set("a", "1"))
+		for what, wrong := range map[string]*tls.Config{"the server's is of another CA": others.client(ours), "ours is of another CA": ours.client(others), "we have none": ours.client(nil)} {
+			cfg.TLS = wrong
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			_, err := Open(ctx, cfg)
+			cancel()
+			require.True(t, errdefs.IsUnauthorized(err), "%s: %v", what, err)
+		}
 	})
 	t.Run("limits", func(t *testing.T) { limitsSingle(t, cfg("limits")) })
 	t.Run("kine is killed", func(t *testing.T) {
