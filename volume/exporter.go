@@ -20,8 +20,8 @@ type Exporter interface {
 	// Resized tells initiators that a volume has another size. One that is not exported is success.
 	Resized(ctx context.Context, volumeID string) error
 
-	// Hold has what writes to a volume wait, and returns when no write is under way; all go on when release is called. Reads go on
-	// meanwhile. One that is not exported is success. The agent calls nothing else for the volume before release.
+	// Hold has what writes to a volume wait, and returns when no write is under way; all go on when release is called. Reads may go
+	// on meanwhile. One that is not exported is success. The agent calls nothing else for the volume before release.
 	Hold(ctx context.Context, volumeID string) (release func(), err error)
 
 	// Exports returns what there is, in no order.
