@@ -514,3 +514,29 @@ func TestMigrationsThatAreEnded(t *testing.T) {
 		})
 	}
 }
+
+// TestAVolumeGrowsWhileItsInstanceMoves: the machine is told where it is when it has moved.
+func TestAVolumeGrowsWhileItsInstanceMoves(t *testing.T) {
+	inRack(t, func(t *testing.T, s *storage, id string, source, destination *node) {
+		var v string
+		s.update(t, func(tx *state.Tx) error {
+			for at := range volume.Attachments.By(tx, "instance", id) {
+				v = at.VolumeID
+			}
+			return nil
+		})
+		moving := source.host.Inject(fakecompute.Fault{Method: fakecompute.MethodMigrate, Hang: true})
+		_, err := s.service.LiveMigrate(admin(), id, "")
+		require.NoError(t, err)
+		<-moving.Struck()
+		_, err = s.volumes.Extend(s.ctx, v, 2)
+		require.NoError(t, err)
+		synctest.Wait() // it is larger, and its instance is to be told
+		moving.Remove()
+		require.Equal(t, destination.id, s.waitRest(t, id).HostID)
+		grown, err := s.volumes.WaitFor(s.ctx, v, volume.StateInUse)
+		require.NoError(t, err)
+		require.Empty(t, grown.Fault)
+		require.EqualValues(t, 2<<30, destination.host.DiskSize(id, compute.VolumeSerial(v)))
+	})
+}

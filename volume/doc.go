@@ -23,6 +23,11 @@
 // connection read it there. Whoever can read the records can read it; it is made for one attachment, opens one volume, and is worth nothing when
 // that has ended.
 //
+// # In use
+//
+// A volume is extended and snapshots are made of it while it is used. Whoever uses it sees the new size; a snapshot is what a loss of power at one
+// moment would have left. An image of what a volume holds is made of a snapshot, or while nobody uses it.
+//
 // # What is where
 //
 // A volume is on one host, the one whose driver made it, and so are its snapshots and its clones. The host's agent exports again what is
