@@ -55,6 +55,14 @@ func (l *late) wait(ctx context.Context, id string) error {
 	}
 }
 
+// busy tells whether an earlier change of the machine is under way.
+func (l *late) busy(id string) bool {
+	l.forget(id)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.calls[id]) > 0
+}
+
 // forget drops what has ended and nobody waited for.
 func (l *late) forget(id string) {
 	ended, cancel := context.WithCancel(context.Background())

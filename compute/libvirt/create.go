@@ -59,6 +59,9 @@ func create(ctx context.Context, w wire, m compute.Machine, description string) 
 		case power == compute.PowerPaused:
 			// A domain that is just being started looks so, too: libvirt lets this wait for it.
 			err := w.DomainResume(d)
+			if err == nil { // it may have come from another host
+				err = forgetSecrets(w, m.ID)
+			}
 			return changed(err), err
 		}
 	} else if !is(err, golibvirt.ErrNoDomain) {
@@ -92,7 +95,7 @@ func (h *Hypervisor) Destroy(ctx context.Context, id string, epoch uint64) error
 		for range rounds {
 			d, err := w.DomainLookupByUUID(golibvirt.UUID(u))
 			if is(err, golibvirt.ErrNoDomain) {
-				return nil
+				return forgetSecrets(w, u.String())
 			}
 			if err != nil {
 				return err

@@ -16,6 +16,15 @@
 // and the connection stays until libvirtd has answered, or [Config].Timeout is over; the next change of the same machine
 // waits for that. Every stream of events has a connection apart, as a slow consumer would hold up all else.
 //
+// # Machines that move
+//
+// The source's libvirtd speaks with the destination's, at its [Config].Peer, and QEMU with QEMU; a program need not stay between them. The description of the
+// machine is changed on the way to what the destination has: its files, its taps, its initiator. What is written into a disk's overlay is copied, what is
+// below it is not. The domain stays defined at the source, shut off for the reason "migrated", until Destroy: that is how a later process knows
+// that it has left. Its memory, and the blocks of its disks, are encrypted only with a Peer of TLS, for which libvirt's certificates have to be set up
+// on both hosts (libvirt's remote.html and tlscerts.html, and migrate_tls_x509_cert_dir of its qemu.conf); otherwise they have to go by a network that
+// guests and strangers can't reach. The two hosts' libvirtds trust each other entirely.
+//
 // # What stays open
 //
 // A process that is killed while it defines a domain leaves that call to libvirtd, and another process's Destroy may find

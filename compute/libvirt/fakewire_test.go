@@ -24,6 +24,9 @@ type fakeDaemon struct {
 	after   func(method string) error // asked after each call that succeeded
 	calls   map[string]int
 	secrets map[golibvirt.UUID]string
+	usages  []golibvirt.Secret     // of all secrets that were defined
+	peers   map[string]*fakeDaemon // that it can migrate to, by URI
+	job     int32                  // of all its domains
 }
 
 type fakeDomain struct {
@@ -418,6 +421,10 @@ func (c *fakeConn) SecretDefineXML(text string, _ uint32) (s golibvirt.Secret, e
 		}
 		s = golibvirt.Secret{UUID: golibvirt.UUID(uuid.MustParse(x.UUID))}
 		c.d.secrets[s.UUID] = ""
+		if x.Usage != nil {
+			s.UsageID = x.Usage.Target
+		}
+		c.d.usages = append(c.d.usages, s)
 		return nil
 	})
 	return s, err
@@ -429,6 +436,59 @@ func (c *fakeConn) SecretSetValue(s golibvirt.Secret, value []byte, _ uint32) er
 
 func (c *fakeConn) SecretUndefine(s golibvirt.Secret) error {
 	return c.call("SecretUndefine", func() error { delete(c.d.secrets, s.UUID); return nil })
+}
+
+func (c *fakeConn) ConnectListAllSecrets(int32, golibvirt.ConnectListAllSecretsFlags) (all []golibvirt.Secret, n uint32, err error) {
+	err = c.call("ConnectListAllSecrets", func() error {
+		for _, s := range c.d.usages {
+			if _, there := c.d.secrets[s.UUID]; there {
+				all = append(all, s)
+			}
+		}
+		return nil
+	})
+	return all, uint32(len(all)), err
+}
+
+// DomainMigratePerform3Params implements wire, between the daemons of one peers.
+func (c *fakeConn) DomainMigratePerform3Params(d golibvirt.Domain, to golibvirt.OptString, params []golibvirt.TypedParam, _ []byte, flags golibvirt.DomainMigrateFlags) ([]byte, error) {
+	return nil, c.with("DomainMigratePerform3Params", d, func(d *fakeDomain) error {
+		other := c.d.peers[to[0]]
+		there := ""
+		for _, p := range params {
+			if p.Field == "destination_xml" {
+				there, _ = p.Value.I.(string)
+			}
+		}
+		var x libvirtxml.Domain
+		switch {
+		case !d.active():
+			return notRunning()
+		case other == nil:
+			return failure(golibvirt.ErrSystemError, "unable to connect to server at '%s'", to[0])
+		case flags&golibvirt.MigratePeer2peer == 0 || flags&golibvirt.MigratePaused == 0 || x.Unmarshal(there) != nil:
+			return failure(golibvirt.ErrInvalidArg, "flags %x, description %q", flags, there)
+		}
+		c.d.mu.Unlock() // the other is never locked by who has this one
+		other.mu.Lock()
+		defer c.d.mu.Lock()
+		defer other.mu.Unlock()
+		if other.domains[d.UUID] != nil {
+			return failure(golibvirt.ErrDomExist, "domain is there already")
+		}
+		other.domains[d.UUID] = &fakeDomain{Domain: d.Domain, xml: there, state: int32(golibvirt.DomainPaused), reason: 1}
+		c.off(d, golibvirt.DomainShutoffMigrated, golibvirt.DomainEventStoppedMigrated)
+		return nil
+	})
+}
+
+func (c *fakeConn) DomainGetJobInfo(d golibvirt.Domain) (kind int32, a, b, e, f, g, h, i, j, k, l, m uint64, err error) {
+	err = c.with("DomainGetJobInfo", d, func(*fakeDomain) error { kind = c.d.job; return nil })
+	return
+}
+
+func (c *fakeConn) DomainAbortJob(d golibvirt.Domain) error {
+	return c.with("DomainAbortJob", d, func(*fakeDomain) error { c.d.job = 0; return nil })
 }
 
 // LifecycleEvents implements wire. Like the real one, its channel must be drained, and ends with the connection.

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -31,6 +33,12 @@ type Config struct {
 	SparePorts  int           // devices that can be plugged in later; 0: 4, at most 16
 	Connections int           // calls at once; 0: 16
 	Timeout     time.Duration // of a call whose context has no deadline; 0: 5 min
+
+	// Peer is the URI at which the libvirtd of every other host reaches this one's, such as "qemu+tls://192.0.2.7/system": who has it can do
+	// anything on this host, so it has to be one that asks for certificates. Machines come from there, their memory and disks by TCP to
+	// HostAddress, encrypted with TLS; with "+tcp" and "+ssh" these are not. "+unix" is for hosts that are one machine. Empty: no machine
+	// moves to this host while it runs.
+	Peer string
 
 	HostAddress string       // told by Describe; empty: not known
 	Logger      *slog.Logger // nil: silent
@@ -86,6 +94,8 @@ func New(cfg Config) (*Hypervisor, error) {
 		return bad("Config.Type is %q, must be \"kvm\" or \"qemu\"", cfg.Type)
 	case cfg.Cache != "writeback" && cfg.Cache != "none":
 		return bad("Config.Cache is %q, must be \"writeback\" or \"none\"", cfg.Cache)
+	case !validPeer(cfg.Peer):
+		return bad("Config.Peer %q is not a URI of libvirt with a transport, such as qemu+tls://host/system", cfg.Peer)
 	case cfg.SparePorts < 0 || cfg.SparePorts > 16:
 		return bad("Config.SparePorts is %d, must be 1 to 16, or 0 for 4", cfg.SparePorts)
 	case cfg.Connections < 0:
@@ -96,6 +106,15 @@ func New(cfg Config) (*Hypervisor, error) {
 	h := &Hypervisor{cfg: cfg, arch: archOf(runtime.GOARCH)}
 	h.pool = newPool(cfg.Connections, h.dial)
 	return h, nil
+}
+
+// validPeer tells whether a URI says how another host's libvirtd reaches this one's.
+func validPeer(peer string) bool {
+	if peer == "" {
+		return true
+	}
+	u, err := url.Parse(peer)
+	return err == nil && strings.Contains(u.Scheme, "+") && (u.Host != "" || strings.HasSuffix(u.Scheme, "+unix"))
 }
 
 // Close closes all connections. Calls that are under way are Unavailable, and so is every later one; Events end. It may be

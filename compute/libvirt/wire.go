@@ -39,6 +39,12 @@ type wire interface {
 	SecretSetValue(s golibvirt.Secret, value []byte, flags uint32) error
 	SecretUndefine(golibvirt.Secret) error
 
+	ConnectListAllSecrets(needResults int32, flags golibvirt.ConnectListAllSecretsFlags) ([]golibvirt.Secret, uint32, error)
+
+	DomainMigratePerform3Params(d golibvirt.Domain, to golibvirt.OptString, params []golibvirt.TypedParam, cookie []byte, flags golibvirt.DomainMigrateFlags) ([]byte, error)
+	DomainGetJobInfo(golibvirt.Domain) (kind int32, elapsed, remaining, total, processed, left, memory, memoryProcessed, memoryLeft, file, fileProcessed, fileLeft uint64, err error)
+	DomainAbortJob(golibvirt.Domain) error
+
 	LifecycleEvents(context.Context) (<-chan golibvirt.DomainEventLifecycleMsg, error)
 }
 
