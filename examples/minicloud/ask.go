@@ -182,6 +182,40 @@ func runTerminate(ctx context.Context, o options, w io.Writer) error {
 	})
 }
 
+func runMigrate(ctx context.Context, o options, w io.Writer) error {
+	return ask(ctx, o, func(ctx context.Context, s *dewpoint.Services) error {
+		all, err := s.Compute.List(ctx, compute.ListOptions{})
+		if err != nil {
+			return err
+		}
+		i, err := named("machine", o.args[0], all, func(i compute.Instance) (string, string) { return i.ID, i.Name })
+		if err != nil {
+			return err
+		}
+		host := ""
+		if len(o.args) > 1 {
+			host = o.args[1]
+		}
+		to, err := s.Compute.LiveMigrate(ctx, i.ID, host)
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(ctx, o.wait)
+		defer cancel()
+		if i, err = s.Compute.WaitActive(ctx, i.ID); err != nil {
+			return err
+		}
+		if i.HostID != to {
+			return fmt.Errorf("%s (%s) stays where it is: %s", i.Name, i.ID, i.Fault)
+		}
+		if h, err := s.Hosts.Get(ctx, to); err == nil {
+			to = h.Name
+		}
+		_, err = fmt.Fprintf(w, "%s\t%s\tis on %s\n", i.ID, i.Name, to)
+		return err
+	})
+}
+
 func runHosts(ctx context.Context, o options, w io.Writer) error {
 	return ask(ctx, o, func(ctx context.Context, s *dewpoint.Services) error {
 		all, err := s.Hosts.List(ctx)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"path/filepath"
 
 	"github.com/dewpoint-cloud/dewpoint"
@@ -56,7 +57,11 @@ func drivers(ctx context.Context, o options, h *host, logger *slog.Logger) (cfg 
 			err = errors.Join(err, opened.close())
 		}
 	}()
-	machines, err := libvirt.New(libvirt.Config{Socket: h.socket, Logger: logger})
+	var address string
+	if o.volumes != "" {
+		address, _, _ = net.SplitHostPort(o.volumes) // it was looked at
+	}
+	machines, err := libvirt.New(libvirt.Config{Socket: h.socket, Peer: o.peer, HostAddress: address, Logger: logger})
 	if err != nil {
 		return cfg, nil, err
 	}

@@ -29,11 +29,12 @@ func commands() []command {
 	return []command{
 		{"controller", "", "takes requests, and is what nodes join; runs the store and the bus unless -etcd and -bus name others",
 			append([]string{"listen", "etcd", "kine", "bus", "cidr", "cidr6", "bridge", "uplink", "memory"}, machine...), runController},
-		{"node", "", "runs machines of the cloud whose controller it joins", append([]string{"join", "token", "name", "netns", "volumes", "initiator"}, machine...), runNode},
+		{"node", "", "runs machines of the cloud whose controller it joins", append([]string{"join", "token", "name", "netns", "volumes", "peer", "initiator"}, machine...), runNode},
 		{"token", "", "prints a new token, for nodes to join the controller on this machine", machine, printToken},
 		{"launch", "", "launches machines, and waits until they are active", append([]string{"n", "name", "wait", "request", "boot-volume", "boot-size"}, machine...), runLaunch},
 		{"list", "", "shows the machines", machine, runList},
 		{"terminate", "[NAME|ID]...", "terminates machines, all if none is named, and waits until they are gone", append([]string{"wait"}, machine...), runTerminate},
+		{"migrate", "MACHINE [HOST]", "moves a machine to another host while it runs, and waits until it is there", append([]string{"wait"}, machine...), runMigrate},
 		{"hosts", "", "shows the hosts", machine, runHosts},
 		{"datapath", "", "shows this node's network as the records want it, as it is, and the difference", append([]string{"netns"}, machine...), runDatapath},
 		{"disable", "HOST", "keeps new machines off a host", append([]string{"reason"}, machine...), runDisable},
@@ -93,6 +94,10 @@ func (o *options) declare(f *flag.FlagSet, name string) {
 		f.StringVar(&o.bootVolume, name, "", "the id or name of a volume to boot from, which stays when the machine goes; \"\": none")
 	case "boot-size":
 		f.IntVar(&o.bootSize, name, 0, "boot from a volume of so many GiB that is made of the image for the machine, and goes with it; 0: none")
+	case "peer":
+		f.StringVar(&o.peer, name, "", "the URI at which the libvirtds of all other nodes reach this one's, so that machines can move here while they run: "+
+			"qemu+ssh://root@NODE/system?socket=DIR/libvirt/run/libvirt-sock with the -dir; their memory and disks come by TCP, unencrypted, to the "+
+			"address of -volumes; \"\": none moves here")
 	case "name":
 		f.StringVar(&o.name, name, "", "what to call it; \"\": the machine's name, or for launch, \"mini\"")
 	case "n":
@@ -212,7 +217,9 @@ func (o *options) check(c command) error {
 	if c.arguments == "HOST" && len(o.args) != 1 {
 		return fmt.Errorf("takes the name of one host, but has %d arguments", len(o.args))
 	}
-	if n := len(strings.Fields(c.arguments)); n > 0 && c.arguments != "HOST" && !strings.HasPrefix(c.arguments, "[") && len(o.args) != n {
+	words := strings.Fields(c.arguments)
+	least := len(slices.DeleteFunc(slices.Clone(words), func(w string) bool { return strings.HasPrefix(w, "[") }))
+	if least > 0 && c.arguments != "HOST" && (len(o.args) < least || len(o.args) > len(words)) {
 		return fmt.Errorf("takes %s, but has %d arguments", c.arguments, len(o.args))
 	}
 	if len(o.dir) == 0 || len(o.dir) > 72 {

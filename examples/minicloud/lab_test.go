@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -142,7 +143,11 @@ func (l *lab) says(name, what string) string {
 func (l *lab) run(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	out, err := l.command(ctx, append([]string{args[0], "-dir", filepath.Join(l.dir, "c")}, args[1:]...)...).CombinedOutput()
+	words := 1 // of the command's name
+	if args[0] == "volume" {
+		words = 2
+	}
+	out, err := l.command(ctx, append(append(slices.Clone(args[:words]), "-dir", filepath.Join(l.dir, "c")), args[words:]...)...).CombinedOutput()
 	return string(out), err
 }
 
@@ -209,12 +214,16 @@ func (l *lab) remove() {
 	}
 }
 
-// join has the nodes join, and waits until they are up.
-func (l *lab) join() {
+// join has the nodes join, with further flags, and waits until they are up.
+func (l *lab) join(flags ...func(host string) []string) {
 	l.t.Helper()
 	token := strings.Fields(l.says("controller", `-token \S+`))[1]
 	for _, host := range labHosts[1:] {
-		l.start(host, host, l.program, "node", "-dir", filepath.Join(l.dir, host), "-name", host, "-join", "10.90.0.1:7443", "-token", token)
+		args := []string{l.program, "node", "-dir", filepath.Join(l.dir, host), "-name", host, "-join", "10.90.0.1:7443", "-token", token}
+		for _, more := range flags {
+			args = append(args, more(host)...)
+		}
+		l.start(host, host, args...)
 	}
 	for _, host := range labHosts[1:] {
 		l.says(host, "node "+host+" is up")

@@ -55,6 +55,7 @@ type options struct {
 	reason   string
 	request  string
 	volumes  string
+	peer     string
 	size     int
 	image    string
 	snapshot string
