@@ -58,7 +58,7 @@ func TestEveryActionForEveryone(t *testing.T) {
 	of := map[string]string{}
 	for kind, actions := range map[string]string{
 		"admin": `auth:project:create auth:project:delete auth:project:update auth:quota:set auth:user:create auth:user:delete
-			auth:user:list auth:user:update compute:list:all compute:migrate compute:run:host compute:flavor:create compute:flavor:delete
+			auth:user:list auth:user:update compute:list:all compute:migrate compute:run:host compute:flavor:create compute:flavor:delete compute:limits:set
 			compute:host:disable compute:host:enable compute:host:get compute:host:list event:list:all network:create network:delete
 			network:range:create network:range:delete network:range:list
 			network:floating:pool:create network:floating:pool:delete

@@ -61,6 +61,7 @@ func DefaultPolicy() Policy {
 
 		"compute:fixed-ip:add":    sys,
 		"compute:fixed-ip:remove": sys,
+		"compute:limits:set":      admin,
 		"compute:volume:attach":   sys,
 		"compute:volume:detach":   sys,
 

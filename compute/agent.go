@@ -147,7 +147,7 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 	var err error
 	a.runner, err = operation.NewRunner(operation.Config{
 		Store: cfg.Store, Owner: ownerOf(cfg.Host.ID), Exclusive: true, Tick: cfg.Tick, Parallel: cfg.Parallel, Hooks: cfg.Hooks, Logger: cfg.Logger,
-		Kinds: []operation.Definition{a.launch(), a.terminate(), a.start(), a.stop(), a.reboot(), a.attach(), a.detach(), a.grow(), a.addIP(), a.removeIP(),
+		Kinds: []operation.Definition{a.launch(), a.terminate(), a.start(), a.stop(), a.reboot(), a.attach(), a.detach(), a.grow(), a.addIP(), a.removeIP(), a.setLimits(),
 			a.migrate(), a.prepare(), a.arrive(), a.clear()},
 	})
 	return a, err

@@ -252,7 +252,7 @@ func (c *cloud) audit() error {
 					return fmt.Errorf("port %v of %v: %w", p, i, err)
 				}
 				want.Ports[p.ID] = true
-				want.Taps[fmt.Sprintln(i.HostID, p.TapName(), p.MAC, p.Addrs)] = true
+				want.Taps[fmt.Sprintln(i.HostID, p.TapName(), p.MAC, p.Addrs, p.Limits)] = true
 				for _, a := range p.Addrs {
 					want.Addresses[a.String()+p.ID] = true
 				}
@@ -283,7 +283,7 @@ func (c *cloud) audit() error {
 			}
 		}
 		for _, tap := range n.net.Desired().Taps {
-			have.Taps[fmt.Sprintln(n.id, tap.Name, tap.MAC, tap.IPs)] = true
+			have.Taps[fmt.Sprintln(n.id, tap.Name, tap.MAC, tap.IPs, tap.Limits)] = true
 		}
 		for id := range n.disks.list() {
 			have.Disks[n.id+id] = true

@@ -161,7 +161,7 @@ const (
 	TaskStarting   Task = "starting"
 	TaskStopping   Task = "stopping"
 	TaskDeleting   Task = "deleting"
-	TaskNetworking Task = "networking" // a fixed IP comes or goes
+	TaskNetworking Task = "networking" // a fixed IP comes or goes, or limits change
 	TaskMigrating  Task = "migrating"  // it moves to another host while it runs
 )
 

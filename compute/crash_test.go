@@ -105,6 +105,7 @@ func TestCrashes(t *testing.T) {
 		_, err := w.service.AddFixedIP(w.ctx, w.id, netID, netip.Addr{})
 		return err
 	})
+	setLimits := func(w *crashing) error { return w.service.SetLimits(admin(), w.id, "lan", slow) }
 	removeFirst := func(w *crashing) error { return w.service.RemoveFixedIP(w.ctx, w.id, "lan", w.addresses(w.id)[0]) }
 	for name, w := range map[string]crashing{
 		"launch":      {begin: launching, want: compute.StateActive},
@@ -128,6 +129,8 @@ func TestCrashes(t *testing.T) {
 			return err
 		}), want: compute.StateActive},
 		"remove a fixed IP":                 {begin: act(withTwo, removeFirst), want: compute.StateActive},
+		"set limits":                        {begin: act(launched, setLimits), want: compute.StateActive},
+		"terminate while limits change":     {begin: act(act(launched, setLimits), terminate)},
 		"terminate while a fixed IP comes":  {begin: act(adding, terminate)},
 		"terminate while a fixed IP leaves": {begin: act(act(withTwo, removeFirst), terminate)},
 		"terminate stopped":                 {begin: act(stopped, terminate)},

@@ -24,10 +24,11 @@ import (
 // AlreadyExists, and one more than [network.MaxFixedIPs], or any of a network that has none left, ResourceExhausted.
 func (s *Service) AddFixedIP(ctx context.Context, id, networkIDOrName string, addr netip.Addr) (netip.Addr, error) {
 	wish := addr
-	err := s.beginIP(ctx, "compute:fixed-ip:add", kindAddIP, id, networkIDOrName, func(tx *state.Tx, cards []network.Port) (string, netip.Addr, error) {
-		var err error
-		addr, err = s.cfg.Addresses.AddFixedIP(tx, cards[0].ID, wish)
-		return cards[0].ID, addr, err
+	err := s.beginCard(ctx, "compute:fixed-ip:add", kindAddIP, id, networkIDOrName, func(tx *state.Tx, cards []network.Port, w *cardWork) (err error) {
+		w.PortID = cards[0].ID
+		addr, err = s.cfg.Addresses.AddFixedIP(tx, w.PortID, wish)
+		w.Addr = addr
+		return err
 	})
 	if err != nil {
 		return netip.Addr{}, err
@@ -42,15 +43,17 @@ func (s *Service) AddFixedIP(ctx context.Context, id, networkIDOrName string, ad
 // What the instance must be is as with [Service.AddFixedIP]. An address that it does not have there is NotFound; the card's only IPv4
 // address is FailedPrecondition. A floating IP that stands for the address leads nowhere then.
 func (s *Service) RemoveFixedIP(ctx context.Context, id, networkIDOrName string, addr netip.Addr) error {
-	return s.beginIP(ctx, "compute:fixed-ip:remove", kindRemoveIP, id, networkIDOrName, func(tx *state.Tx, cards []network.Port) (string, netip.Addr, error) {
+	return s.beginCard(ctx, "compute:fixed-ip:remove", kindRemoveIP, id, networkIDOrName, func(tx *state.Tx, cards []network.Port, w *cardWork) error {
 		card := cards[max(0, slices.IndexFunc(cards, func(p network.Port) bool { return slices.Contains(p.Addrs, addr) }))]
-		return card.ID, addr, s.cfg.Addresses.WithdrawFixedIP(tx, card.ID, addr)
+		w.PortID, w.Addr = card.ID, addr
+		return s.cfg.Addresses.WithdrawFixedIP(tx, w.PortID, addr)
 	})
 }
 
-// beginIP begins an operation on one of an instance's cards on a network, once choose has changed the records.
-func (s *Service) beginIP(ctx context.Context, action, kind, id, networkIDOrName string,
-	choose func(tx *state.Tx, cards []network.Port) (portID string, addr netip.Addr, err error)) error {
+// beginCard begins an operation on one of an instance's cards on a network, once change has changed the records and said what the operation
+// keeps.
+func (s *Service) beginCard(ctx context.Context, action, kind, id, networkIDOrName string,
+	change func(tx *state.Tx, cards []network.Port, w *cardWork) error) error {
 	return s.begin(ctx, action, id, func(tx *state.Tx, i *Instance) error {
 		if err := i.may(TaskNetworking); err != nil {
 			return err
@@ -72,8 +75,8 @@ func (s *Service) beginIP(ctx context.Context, action, kind, id, networkIDOrName
 		if len(cards) == 0 {
 			return fmt.Errorf("instance %s has no card on network %q: %w", i.ID, n.Name, errdefs.ErrFailedPrecondition)
 		}
-		w := fixedIPWork{work: work{i.ID, i.Epoch}}
-		if w.PortID, w.Addr, err = choose(tx, cards); err != nil {
+		w := cardWork{work: work{i.ID, i.Epoch}}
+		if err := change(tx, cards, &w); err != nil {
 			return fmt.Errorf("compute: instance %s: %w", i.ID, err)
 		}
 		i.Task = TaskNetworking
@@ -84,24 +87,26 @@ func (s *Service) beginIP(ctx context.Context, action, kind, id, networkIDOrName
 	})
 }
 
-// fixedIPWork is what an operation on an address of an instance keeps.
-type fixedIPWork struct {
+// cardWork is what an operation on a card of an instance keeps.
+type cardWork struct {
 	work
 	PortID string
-	Addr   netip.Addr
+	Addr   netip.Addr     // that comes or goes
+	Limits network.Limits // that the card had
 }
 
-// The kinds of operations on addresses of an instance.
+// The kinds of operations on cards of an instance.
 const (
-	kindAddIP    = "instance.fixed-ip.add"
-	kindRemoveIP = "instance.fixed-ip.remove"
+	kindAddIP     = "instance.fixed-ip.add"
+	kindRemoveIP  = "instance.fixed-ip.remove"
+	kindSetLimits = "instance.limits.set"
 )
 
 // addIP has an address in force that the service has given the card.
 func (a *Agent) addIP() operation.Definition {
-	return operation.Define(operation.Kind[fixedIPWork]{
+	return operation.Define(operation.Kind[cardWork]{
 		Name: kindAddIP,
-		Steps: []operation.Step[fixedIPWork]{{Name: "filter", Do: a.plugAgain, Undo: func(ctx context.Context, w *fixedIPWork) error {
+		Steps: []operation.Step[cardWork]{{Name: "filter", Do: a.plugAgain, Undo: func(ctx context.Context, w *cardWork) error {
 			return a.changeAgain(ctx, w, func(tx *state.Tx) error {
 				err := a.cfg.Addresses.WithdrawFixedIP(tx, w.PortID, w.Addr)
 				if errdefs.IsNotFound(err) { // an attempt before has withdrawn it
@@ -110,44 +115,44 @@ func (a *Agent) addIP() operation.Definition {
 				return err
 			})
 		}}},
-		Done: func(tx *state.Tx, w *fixedIPWork) error { return w.end(tx, "") },
-		Failed: func(tx *state.Tx, w *fixedIPWork, reason string) error {
+		Done: func(tx *state.Tx, w *cardWork) error { return w.end(tx, "") },
+		Failed: func(tx *state.Tx, w *cardWork, reason string) error {
 			if err := a.free(tx, w); err != nil {
 				return err
 			}
 			return w.end(tx, reason)
 		},
-		Problem: func(tx *state.Tx, w *fixedIPWork, problem string) error { return fault(tx, &w.work, problem) },
+		Problem: func(tx *state.Tx, w *cardWork, problem string) error { return fault(tx, &w.work, problem) },
 	})
 }
 
 // removeIP has an address in force no more that the service has withdrawn.
 func (a *Agent) removeIP() operation.Definition {
-	return operation.Define(operation.Kind[fixedIPWork]{
+	return operation.Define(operation.Kind[cardWork]{
 		Name: kindRemoveIP,
-		Steps: []operation.Step[fixedIPWork]{{Name: "filter", Do: a.plugAgain, Undo: func(ctx context.Context, w *fixedIPWork) error {
+		Steps: []operation.Step[cardWork]{{Name: "filter", Do: a.plugAgain, Undo: func(ctx context.Context, w *cardWork) error {
 			return a.changeAgain(ctx, w, func(tx *state.Tx) error { return a.cfg.Addresses.RestoreFixedIP(tx, w.PortID, w.Addr) })
 		}}},
-		Done: func(tx *state.Tx, w *fixedIPWork) error {
+		Done: func(tx *state.Tx, w *cardWork) error {
 			if err := a.free(tx, w); err != nil {
 				return err
 			}
 			return w.end(tx, "")
 		},
-		Failed:  func(tx *state.Tx, w *fixedIPWork, reason string) error { return w.end(tx, reason) },
-		Problem: func(tx *state.Tx, w *fixedIPWork, problem string) error { return fault(tx, &w.work, problem) },
+		Failed:  func(tx *state.Tx, w *cardWork, reason string) error { return w.end(tx, reason) },
+		Problem: func(tx *state.Tx, w *cardWork, problem string) error { return fault(tx, &w.work, problem) },
 	})
 }
 
-// plugAgain has the card's addresses in force as they are on record.
-func (a *Agent) plugAgain(ctx context.Context, w *fixedIPWork) error {
+// plugAgain has in force what is on record of the card.
+func (a *Agent) plugAgain(ctx context.Context, w *cardWork) error {
 	_, err := a.cfg.Network.Plug(ctx, w.PortID)
 	return err
 }
 
-// changeAgain changes the card's addresses on record, and has them in force. What an instance has that is being terminated goes with
+// changeAgain changes the card's record, and has it in force. What an instance has that is being terminated goes with
 // it, and what can't be had in force is not to hold that up.
-func (a *Agent) changeAgain(ctx context.Context, w *fixedIPWork, f func(tx *state.Tx) error) error {
+func (a *Agent) changeAgain(ctx context.Context, w *cardWork, f func(tx *state.Tx) error) error {
 	var ends bool
 	if err := a.cfg.Store.Update(ctx, func(tx *state.Tx) (err error) {
 		if ends, err = w.ends(tx); err != nil || ends {
@@ -161,7 +166,7 @@ func (a *Agent) changeAgain(ctx context.Context, w *fixedIPWork, f func(tx *stat
 }
 
 // free makes the address free for others, unless it is to be freed with all that the instance has.
-func (a *Agent) free(tx *state.Tx, w *fixedIPWork) error {
+func (a *Agent) free(tx *state.Tx, w *cardWork) error {
 	if ends, err := w.ends(tx); err != nil || ends {
 		return err
 	}
@@ -169,7 +174,7 @@ func (a *Agent) free(tx *state.Tx, w *fixedIPWork) error {
 }
 
 // ends tells whether the instance is being terminated, or gone.
-func (w *fixedIPWork) ends(r state.Reader) (bool, error) {
+func (w *cardWork) ends(r state.Reader) (bool, error) {
 	i, err := Instances.Get(r, w.InstanceID)
 	if errdefs.IsNotFound(err) {
 		return true, nil
@@ -178,4 +183,4 @@ func (w *fixedIPWork) ends(r state.Reader) (bool, error) {
 }
 
 // end leaves the instance in the state that it has, with what went wrong.
-func (w *fixedIPWork) end(tx *state.Tx, reason string) error { return giveUp(tx, &w.work, reason) }
+func (w *cardWork) end(tx *state.Tx, reason string) error { return giveUp(tx, &w.work, reason) }

@@ -21,7 +21,7 @@ type Flavor struct {
 	MemoryMiB int    // 16 to 16,777,216
 	DiskGiB   int    // root disk, to 1,048,576; 0: as large as the image's
 
-	// Limits are how much each network card may get and send. Instances that there are keep theirs.
+	// Limits are how much each network card may get and send. Instances that there are keep theirs; [Service.SetLimits] changes one's.
 	Limits network.Limits
 }
 

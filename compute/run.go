@@ -1,6 +1,7 @@
 package compute
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -49,6 +50,9 @@ type RunRequest struct {
 	// BootVolume is what one instance boots from instead of a disk of its own on its host. nil: a disk, made of Image.
 	BootVolume *BootVolume `json:",omitempty"`
 
+	// Limits are how much each card may get and send, for administrators. The zero value: those of the flavor.
+	Limits network.Limits `json:",omitzero"`
+
 	// ConfigDrive is [DriveOpenStack], [DriveNoCloud] or [DriveNone]. "": OpenStack's if one of the networks answers no DHCP, or the
 	// image's property img_config_drive is "mandatory"; else none.
 	ConfigDrive string
@@ -73,6 +77,11 @@ func (s *Service) Run(ctx context.Context, req RunRequest) ([]Instance, error) {
 	}
 	if req.Host != "" {
 		if _, err := s.cfg.Policy.Authorize(ctx, "compute:run:host", ""); err != nil {
+			return nil, err
+		}
+	}
+	if req.Limits != (network.Limits{}) {
+		if _, err := s.cfg.Policy.Authorize(ctx, "compute:limits:set", ""); err != nil {
 			return nil, err
 		}
 	}
@@ -135,6 +144,9 @@ func (req *RunRequest) check() error {
 		return bad("FixedIPs", "are %v and MaxCount is %d, must be 1: an address is one instance's", req.FixedIPs, req.MaxCount)
 	case !validToken.MatchString(req.Token):
 		return bad("Token", "must have at most 64 printable ASCII characters")
+	}
+	if err := req.Limits.Validate(); err != nil {
+		return fmt.Errorf("compute: %w", err)
 	}
 	if err := req.BootVolume.check(); err != nil {
 		return err
@@ -201,7 +213,7 @@ func (s *Service) record(tx *state.Tx, caller auth.Caller, req RunRequest) (made
 		}
 		for card, net := range nets {
 			ask := network.PortRequest{NetworkID: net, ProjectID: i.ProjectID, InstanceID: i.ID, HostID: host, Hostname: i.Hostname,
-				SecurityGroups: req.SecurityGroups, Limits: i.Flavor.Limits}
+				SecurityGroups: req.SecurityGroups, Limits: cmp.Or(req.Limits, i.Flavor.Limits)}
 			if card < len(req.FixedIPs) {
 				ask.Addr = req.FixedIPs[card]
 			}

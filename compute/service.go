@@ -166,7 +166,7 @@ func (s *Service) Terminate(ctx context.Context, id string) error {
 		if i.Task == TaskDeleting {
 			return errNothing
 		}
-		for _, kind := range []string{kindLaunch, kindStart, kindStop, kindReboot, kindAttach, kindDetach, kindGrow, kindAddIP, kindRemoveIP, kindMigrate, kindArrive} {
+		for _, kind := range []string{kindLaunch, kindStart, kindStop, kindReboot, kindAttach, kindDetach, kindGrow, kindAddIP, kindRemoveIP, kindSetLimits, kindMigrate, kindArrive} {
 			if _, err := operation.Cancel(tx, i.object(), kind); err != nil {
 				return err
 			}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/dewpoint-cloud/dewpoint/state"
 )
 
 // Limits are how much may get to a guest and from it. What is more is dropped.
@@ -47,4 +49,18 @@ func (l Limits) Validate() error {
 		}
 	}
 	return nil
+}
+
+// SetLimits gives a port other limits, and returns those that it had. The node has them in force when it plugs the port again ([Agent.Plug]).
+// What [Limits.Validate] refuses is InvalidArgument; a port that does not exist is NotFound.
+func SetLimits(tx *state.Tx, portID string, l Limits) (had Limits, err error) {
+	if err := l.Validate(); err != nil {
+		return had, err
+	}
+	p, err := Ports.Get(tx, portID)
+	if err != nil {
+		return had, err
+	}
+	had, p.Limits = p.Limits, l
+	return had, Ports.Put(tx, p)
 }

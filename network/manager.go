@@ -177,7 +177,7 @@ type Tap struct {
 	Guarded bool
 	Groups  []string // ids of Desired.Groups, sorted
 
-	// Limits are how much the guest gets and sends. They are in force before the tap joins its bridge.
+	// Limits are how much the guest gets and sends. They may change while the tap is there. They are in force before the tap joins its bridge.
 	Limits Limits
 }
 

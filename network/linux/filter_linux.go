@@ -294,7 +294,13 @@ const elementsAtOnce = 1000
 
 // changeElements does the same to all elements, set by set.
 func (k *kernel) changeElements(ids map[string]*nftables.Set, all []element, change func(*nftables.Set, []nftables.SetElement) error, verdicts bool) error {
-	bySet := map[string][]element{}
+	sizes, bySet := map[string]int{}, map[string][]element{}
+	for _, e := range all {
+		sizes[e.set]++
+	}
+	for name, n := range sizes {
+		bySet[name] = make([]element, 0, n)
+	}
 	for _, e := range all {
 		bySet[e.set] = append(bySet[e.set], e)
 	}

@@ -37,10 +37,11 @@ func (c filterChange) empty() bool {
 // concerned is what a change is for, by name.
 type concerned struct{ taps, groups []string }
 
-// planFilter is the difference between what d wants of the packet filter and what it has, and whom it concerns.
+// planFilter is the difference between what d wants of the packet filter and what it has, and whom it concerns; what is made anew concerns
+// all.
 func planFilter(d network.Desired, have filter) (change filterChange, whom concerned) {
 	if change.rebuild = have.problem != ""; change.rebuild {
-		have = filter{}
+		have, change.add = filter{}, make([]element, 0, 6*len(d.Taps))
 	}
 	want := make(map[element]bool, len(have.elements)) // of those that it has
 	taps, groups := map[string]bool{}, map[string]bool{}
@@ -48,8 +49,9 @@ func planFilter(d network.Desired, have filter) (change filterChange, whom conce
 		if have.elements[e] {
 			want[e] = true
 		} else {
-			change.add = append(change.add, e)
-			whose[name] = true
+			if change.add = append(change.add, e); !change.rebuild {
+				whose[name] = true
+			}
 		}
 	}
 	choosers := map[string][]chain{} // by the chain that a tap's element leads to

@@ -43,7 +43,7 @@ func plugRows() []row {
 		},
 		{
 			name: "limits",
-			rule: "Limits are how much the guest gets and sends.",
+			rule: "Limits are how much the guest gets and sends. They may change while the tap is there.",
 			check: func(ctx context.Context, e *bench) error {
 				d := desired(1, 2)
 				for _, limits := range []network.Limits{
@@ -59,6 +59,10 @@ func plugRows() []row {
 						func() error { return e.Manager.Plug(ctx, d.Bridges[0], d.Taps[1]) },
 						func() error { return e.is(ctx, d) },
 						func() error { return e.apply(ctx, desired(1, 2)) },
+						func() error { return e.is(ctx, desired(1, 2)) },
+						func() error { return e.Manager.Plug(ctx, d.Bridges[0], d.Taps[1]) },
+						func() error { return e.is(ctx, d) },
+						func() error { return e.Manager.Plug(ctx, d.Bridges[0], desired(1, 2).Taps[1]) },
 						func() error { return e.is(ctx, desired(1, 2)) },
 						func() error { return e.apply(ctx, d) },
 						func() error { return e.is(ctx, d) },

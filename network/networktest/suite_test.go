@@ -118,6 +118,16 @@ func TestSuiteFindsBrokenManagers(t *testing.T) {
 				return m.Apply(ctx, d)
 			}
 		}},
+		{"a plug leaves limits that are there", []string{"limits"}, func(b *broken, m manager, node *fakenetwork.Node) {
+			b.plug = func(ctx context.Context, on network.Bridge, t network.Tap) error {
+				for _, there := range node.Desired().Taps {
+					if there.Name == t.Name {
+						t.Limits = there.Limits
+					}
+				}
+				return m.Plug(ctx, on, t)
+			}
+		}},
 		{"a plug forgets limits", []string{"limits"}, func(b *broken, m manager, _ *fakenetwork.Node) {
 			b.plug = func(ctx context.Context, on network.Bridge, t network.Tap) error {
 				t.Limits = network.Limits{}
