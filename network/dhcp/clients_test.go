@@ -50,13 +50,15 @@ type realClient struct {
 	renewBy syscall.Signal
 	release []string
 	relBy   syscall.Signal
+	keeps   bool // it ends without a word, and its lease stays
+	bus     bool // it wants a message bus
 	stays   bool // the card keeps its address when the client ends
 	noDNS   bool // the name servers go to another daemon, not to /etc/resolv.conf
 }
 
 // TestRealClients: each gets its port's address, its router and its name servers, renews its lease with what it has, and gives
-// it back. Each runs with a directory tree of its own over /etc, /run, /sys and /var/lib, and under a name of its own, so that it
-// changes nothing of the machine.
+// it back, if it does so at all. Each runs with a directory tree of its own over /etc, /run, /sys and /var/lib, and under a name of
+// its own, so that it changes nothing of the machine.
 func TestRealClients(t *testing.T) {
 	testneed.Slow(t)
 	for _, c := range []realClient{
@@ -65,11 +67,16 @@ func TestRealClients(t *testing.T) {
 			release: []string{"dhclient", "-4", "-r", "-v", "-pf", "/run/dhclient.pid", "-lf", "/var/lib/dhclient.leases", "g0"}},
 		{name: "dhcpcd", program: "dhcpcd", args: []string{"-4", "-B", "-d", "g0"},
 			renew: []string{"dhcpcd", "-4", "-N", "g0"}, release: []string{"dhcpcd", "-4", "-k", "g0"}},
+		{name: "NetworkManager", program: "NetworkManager", args: []string{"--no-daemon", "--debug"}, bus: true, keeps: true,
+			release: []string{"nmcli", "device", "disconnect", "g0"}},
 		{name: "systemd-networkd", program: "/lib/systemd/systemd-networkd", relBy: syscall.SIGTERM, stays: true, noDNS: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			testneed.Tools(t, c.program, "unshare", "nsenter", "mount")
+			if c.bus {
+				testneed.Tools(t, "dbus-daemon", "nmcli")
+			}
 			n := newNode(t)
 			s := n.start(t.TempDir())
 			d := testDesired(3)
@@ -98,7 +105,12 @@ func TestRealClients(t *testing.T) {
 			require.Equal(t, leases[0].Since, again[0].Since, "it is the same lease")
 			require.True(t, again[0].Expires.After(leases[0].Expires))
 
-			m.tell("a release", c.relBy, c.release, func() bool { return s.Counters().Releases > 0 && len(s.Leases()) == 0 })
+			m.tell("a release", c.relBy, c.release, func() bool {
+				if c.keeps {
+					return !strings.Contains(m.ip("-4", "addr", "show", "dev", "g0"), "inet ")
+				}
+				return s.Counters().Releases > 0 && len(s.Leases()) == 0
+			})
 			if !c.stays {
 				m.eventually("a card without an address", func() bool { return !strings.Contains(m.ip("-4", "addr", "show", "dev", "g0"), "inet ") })
 			}
@@ -119,7 +131,11 @@ type machine struct {
 
 // What a client reads of the machine's /etc, where it is there; and what it finds besides.
 const (
-	clientsEtc   = "passwd group nsswitch.conf alternatives udhcpc dhcp dhcpcd.conf iproute2 ld.so.cache"
+	clientsEtc  = "passwd group nsswitch.conf alternatives udhcpc dhcp dhcpcd.conf iproute2 ld.so.cache"
+	managerFile = "[main]\ndhcp=internal\nplugins=keyfile\nno-auto-default=*\nrc-manager=file\n"
+	managedFile = "[connection]\nid=g0\ntype=ethernet\ninterface-name=g0\n[ipv4]\nmethod=auto\n[ipv6]\nmethod=disabled\n"
+	busFile     = "<busconfig><type>session</type><listen>unix:path=/run/dbus/system_bus_socket</listen><auth>EXTERNAL</auth><policy context=\"default\">" +
+		"<allow send_destination=\"*\" eavesdrop=\"true\"/><allow eavesdrop=\"true\"/><allow own=\"*\"/></policy></busconfig>\n"
 	networkdFile = "[Match]\nName=g0\n[Network]\nDHCP=ipv4\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n[DHCPv4]\nClientIdentifier=mac\n"
 )
 
@@ -128,7 +144,9 @@ func startClient(t *testing.T, ns *netnstest.NS, c realClient) *machine {
 	t.Helper()
 	dir := t.TempDir()
 	m := &machine{t: t, ns: ns, etc: filepath.Join(dir, "etc"), log: filepath.Join(dir, "log")}
-	require.NoError(t, os.MkdirAll(filepath.Join(m.etc, "systemd/network"), 0o755))
+	for _, d := range []string{"systemd/network", "NetworkManager/system-connections"} {
+		require.NoError(t, os.MkdirAll(filepath.Join(m.etc, d), 0o755))
+	}
 	require.NoError(t, os.Chmod(dir, 0o755)) // clients give up their rights, and read it all the same
 	for name := range strings.FieldsSeq(clientsEtc) {
 		if _, err := os.Stat("/etc/" + name); err == nil {
@@ -136,11 +154,20 @@ func startClient(t *testing.T, ns *netnstest.NS, c realClient) *machine {
 			require.NoError(t, err, "%s", out)
 		}
 	}
-	for name, text := range map[string]string{"machine-id": "0123456789abcdef0123456789abcdef\n", "resolv.conf": "", "fstab": "", "systemd/network/g0.network": networkdFile} {
-		require.NoError(t, os.WriteFile(filepath.Join(m.etc, name), []byte(text), 0o644))
+	for name, text := range map[string]string{"machine-id": "0123456789abcdef0123456789abcdef\n", "resolv.conf": "", "fstab": "", "systemd/network/g0.network": networkdFile,
+		"NetworkManager/NetworkManager.conf": managerFile, "NetworkManager/system-connections/g0.nmconnection": managedFile, "bus.conf": busFile} {
+		mode := os.FileMode(0o644)
+		if strings.HasSuffix(name, ".nmconnection") {
+			mode = 0o600 // others are not read
+		}
+		require.NoError(t, os.WriteFile(filepath.Join(m.etc, name), []byte(text), mode))
 	}
 	mounts := "mount --bind " + m.etc + " /etc && mount -t tmpfs -o mode=755 tmpfs /run && mount -t tmpfs -o mode=755 tmpfs /var/lib && " +
-		"mkdir -p /var/lib/dhcp /var/lib/dhcpcd /run/systemd/netif && mount -t sysfs -o ro sysfs /sys && exec \"$@\""
+		"mkdir -p /var/lib/dhcp /var/lib/dhcpcd /run/systemd/netif /run/dbus && mount -t sysfs -o ro sysfs /sys && "
+	if c.bus {
+		mounts += "{ dbus-daemon --config-file=/etc/bus.conf --nofork --nopidfile & } && until [ -S /run/dbus/system_bus_socket ]; do sleep 0.05; done && "
+	}
+	mounts += "exec \"$@\""
 	m.cmd = exec.Command("unshare", append([]string{"--mount", "--uts", "--propagation", "private", "--", "sh", "-c", mounts, "sh", c.program}, c.args...)...)
 	log, err := os.Create(m.log)
 	require.NoError(t, err)
