@@ -261,8 +261,10 @@ func (k *kernel) commit(c filterChange) error {
 	for _, w := range write {
 		k.nft.AddChain(w.kernel())
 	}
-	for _, w := range c.write {
-		k.nft.FlushChain(w.kernel())
+	if !c.rebuild { // nothing is in chains of a new table
+		for _, w := range c.write {
+			k.nft.FlushChain(w.kernel())
+		}
 	}
 	for _, name := range c.dropChains {
 		k.nft.FlushChain(chain{name: name}.kernel())
