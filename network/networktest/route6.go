@@ -59,7 +59,7 @@ func route6Rows() []row {
 						err = all(func() error { return e.forwards(step.want) }, func() error { return e.is(ctx, step.d) }, func() error { return e.forwards(step.want) })
 					}
 					if err != nil {
-						return fmt.Errorf("Apply %d: %w", i+1, err)
+						return fmt.Errorf("step %d: %w", i+1, err)
 					}
 				}
 				for _, on := range []network.Bridge{bridge(1), one.Bridges[0], other.Bridges[0], bridge(1), one.Bridges[0]} {
@@ -70,7 +70,7 @@ func route6Rows() []row {
 						func() error { return e.forwards(on.Gateway6.IsValid()) },
 						func() error { return e.is(ctx, d) },
 					); err != nil {
-						return fmt.Errorf("Plug on %+v: %w", on, err)
+						return fmt.Errorf("a Plug on %+v: %w", on, err)
 					}
 				}
 				return nil
