@@ -469,14 +469,17 @@ func (c *fakeConn) DomainMigratePerform3Params(d golibvirt.Domain, to golibvirt.
 		case flags&golibvirt.MigratePeer2peer == 0 || flags&golibvirt.MigratePaused == 0 || x.Unmarshal(there) != nil:
 			return failure(golibvirt.ErrInvalidArg, "flags %x, description %q", flags, there)
 		}
-		c.d.mu.Unlock() // the other is never locked by who has this one
+		c.d.mu.Unlock() // nobody locks two at once
 		other.mu.Lock()
-		defer c.d.mu.Lock()
-		defer other.mu.Unlock()
-		if other.domains[d.UUID] != nil {
+		_, taken := other.domains[d.UUID]
+		if !taken {
+			other.domains[d.UUID] = &fakeDomain{Domain: d.Domain, xml: there, state: int32(golibvirt.DomainPaused), reason: 1}
+		}
+		other.mu.Unlock()
+		c.d.mu.Lock()
+		if taken {
 			return failure(golibvirt.ErrDomExist, "domain is there already")
 		}
-		other.domains[d.UUID] = &fakeDomain{Domain: d.Domain, xml: there, state: int32(golibvirt.DomainPaused), reason: 1}
 		c.off(d, golibvirt.DomainShutoffMigrated, golibvirt.DomainEventStoppedMigrated)
 		return nil
 	})

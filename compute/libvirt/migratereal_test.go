@@ -74,3 +74,58 @@ func TestLocalDisksMove(t *testing.T) {
 	require.Contains(t, info, filepath.Join(second.dir, "base.raw"))
 	require.NoError(t, to.Destroy(t.Context(), m.ID, m.Epoch))
 }
+
+// TestKilledInTheMiddleOfMigrate kills either libvirtd at several moments of a Migrate: the machine never runs on both hosts, and Abort tells on which
+// it is: at the source, where it runs, unless the source's own libvirtd ended in the moment in which it left.
+func TestKilledInTheMiddleOfMigrate(t *testing.T) {
+	testneed.Slow(t)
+	t.Parallel()
+	first, second := newRig(t), newRig(t)
+	from, to := first.peer(), second.peer()
+	ctx := t.Context()
+	power := func(h *libvirt.Hypervisor, id string) (p compute.PowerState) {
+		require.Eventually(t, func() bool {
+			all, err := h.List(ctx)
+			for _, d := range all {
+				if d.ID == id {
+					p = d.Power
+				}
+			}
+			return err == nil
+		}, time.Minute, 50*time.Millisecond)
+		return p
+	}
+	for _, victim := range []*rig{first, second} {
+		for _, moment := range []time.Duration{20 * time.Millisecond, 200 * time.Millisecond, 500 * time.Millisecond, 800 * time.Millisecond} {
+			m := first.machine()
+			require.NoError(t, from.Create(ctx, m))
+			waitFor(t, from, m.ID, banner)
+			there, err := second.on(m)
+			require.NoError(t, err)
+			address, err := to.Prepare(ctx, there)
+			require.NoError(t, err)
+			begun, result := time.Now(), make(chan error, 1)
+			go func() { result <- from.Migrate(ctx, there, address) }()
+			time.Sleep(moment) // not to wait for anything: the moment is what differs
+			require.NoError(t, victim.Kill(ctx))
+			err = <-result
+			t.Logf("killed after %v, migrated after %v: %v", moment, time.Since(begun), err)
+			victim.start()
+			var left bool
+			require.Eventually(t, func() bool { left, err = from.Abort(ctx, m.ID); return err == nil }, time.Minute, 100*time.Millisecond, "after %v", moment)
+			here, elsewhere := power(from, m.ID), power(to, m.ID)
+			require.NotEqual(t, compute.PowerRunning, elsewhere, "after %v", moment)
+			if left {
+				require.NotEqual(t, compute.PowerRunning, here, "after %v", moment)
+				require.NoError(t, to.Create(ctx, there), "after %v", moment)
+				require.Equal(t, compute.PowerRunning, power(to, m.ID))
+			} else if here != compute.PowerRunning { // a libvirtd that ends just then forgets why a domain is off
+				require.Equal(t, compute.PowerShutoff, here, "after %v", moment)
+				require.Equal(t, first, victim, "after %v", moment)
+			}
+			require.NoError(t, from.Destroy(ctx, m.ID, m.Epoch))
+			require.NoError(t, to.Destroy(ctx, m.ID, m.Epoch))
+			require.Empty(t, append(first.guests(), second.guests()...), "after %v", moment)
+		}
+	}
+}
