@@ -11,7 +11,7 @@
 // An Apply reads what the node has, and changes what differs: the packet filter first, in one transaction, then links. No rule
 // of the filter names a port. Every tap of ours is in one group of links, and what comes from a link of that group
 // is dropped unless a set says that this port may send it: a tap that the sets don't know is cut off, not open. A node has room for 32,768 taps
-// and for 131,072 fixed IPs of each family; more are ResourceExhausted.
+// and for 65,536 addresses of each family, the link-local ones among them; more are ResourceExhausted.
 //
 // # Security groups
 //

@@ -30,13 +30,19 @@ func choice(t network.Tap) string {
 func facts(tap string, m tapMark) []element {
 	name := string(padded([]byte(tap), 16))
 	begin := name + string(padded(m.mac, 8))
-	all := []element{{set: macs, key: begin}}
-	for _, a := range append([]netip.Addr{linkLocal(m.mac)}, m.ips...) {
+	all := append(make([]element, 0, len(m.ips)+5), element{set: macs, key: begin})
+	add := func(a netip.Addr) {
 		if a.Is4() {
-			all = append(all, element{set: ip4s, key: begin + string(a.AsSlice())})
+			four := a.As4()
+			all = append(all, element{set: ip4s, key: begin + string(four[:])})
 		} else {
-			all = append(all, element{set: ip6s, key: begin + string(a.AsSlice())})
+			six := a.As16()
+			all = append(all, element{set: ip6s, key: begin + string(six[:])})
 		}
+	}
+	add(linkLocal(m.mac))
+	for _, a := range m.ips {
+		add(a)
 	}
 	all = append(all, limitElements(tap, m.limits)...)
 	if m.choice == "" {

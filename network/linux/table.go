@@ -27,7 +27,7 @@ const (
 // How many there may be on a node. The kernel fills a set whose size it knows in two thirds of the time.
 const (
 	maxTaps      = 1 << 15
-	maxAddresses = 1 << 17 // of each family
+	maxAddresses = 1 << 16 // of each family
 )
 
 func sets() []set {
