@@ -15,7 +15,7 @@ import (
 )
 
 // A live migration is a relay of operations, each of one host and done by its agent alone; what one has recorded begins the next. Why it is so
-// stands in docs/decisions.
+// stands in docs/decisions/0010-live-migration.md.
 //
 //	source       migrate: invite ──► await ──► send ──► (the host on record changes)        clear
 //	                        │          ▲                          │                           ▲
