@@ -188,6 +188,7 @@ func TestMigrationsThatAreRefused(t *testing.T) {
 		refused("image "+debianID+", which it was made of, is gone", errdefs.ErrFailedPrecondition, "")
 		s.update(t, func(tx *state.Tx) error { return image.Images.Put(tx, debian()) })
 
+		moving := destination.host.Inject(fakecompute.Fault{Method: fakecompute.MethodPrepare, Hang: true})
 		_, err = s.service.LiveMigrate(admin(), id, "")
 		require.NoError(t, err)
 		require.ErrorIs(t, s.service.DetachVolume(s.ctx, other), errdefs.ErrFailedPrecondition)
@@ -196,6 +197,7 @@ func TestMigrationsThatAreRefused(t *testing.T) {
 		require.ErrorIs(t, err, errdefs.ErrFailedPrecondition)
 		_, err = s.service.LiveMigrate(admin(), id, "")
 		require.ErrorIs(t, err, errdefs.ErrFailedPrecondition)
+		moving.Remove()
 		_, err = s.service.WaitActive(s.ctx, id)
 		require.NoError(t, err)
 		require.NoError(t, s.service.Stop(s.ctx, id))
