@@ -3,6 +3,7 @@ package dewpointtest_test
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -30,6 +31,8 @@ func TestADay(t *testing.T) {
 func BenchmarkPeerDay(b *testing.B) {
 	testneed.Slow(b)
 	const hosts, users, each, goal = 1000, 500, 200, 60.0
+	// In a bubble nearly always one thing happens at a time, and handing it to another processor costs more than that saves.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	defer debug.SetGCPercent(debug.SetGCPercent(400)) // a short life with much memory, which nothing else needs
 	for range b.N {
 		begun, used := time.Now(), benchline.CPU()
@@ -40,7 +43,7 @@ func BenchmarkPeerDay(b *testing.B) {
 		span, cpu := time.Since(begun).Seconds(), benchline.CPU()-used
 		benchline.Report(b, benchline.Line{Name: "a simulated day", Ours: span, Peer: 24 * 3600, PeerName: "the day", Ratio: 24 * 3600 / span,
 			Unit: "s", Goal: "<= 60 s", Met: span <= goal, CPU: float64(cpu.Microseconds()) / (users * each), Runs: 1,
-			Setup: fmt.Sprintf("%d hosts with a sign of life each 5 min, %d operations, GOGC=400", hosts, users*each)})
+			Setup: fmt.Sprintf("%d hosts with a sign of life each 5 min, %d operations, GOMAXPROCS=1, GOGC=400", hosts, users*each)})
 	}
 }
 

@@ -50,4 +50,7 @@
 // The rules of testing/synctest hold: the script starts no goroutine that outlives it, waits for nothing outside the bubble, and
 // holds no mutex while it waits. time.Sleep costs nothing. A kill takes effect at once: whatever the process was at, no call
 // of its drivers, log or bus has an effect any more; then its goroutines end, which costs no time either.
+//
+// Nearly always one thing happens at a time, and handing it to another processor costs more than that saves: a large simulation is
+// fastest with GOMAXPROCS=1, and several are as one process for each processor.
 package dewpointtest

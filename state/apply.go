@@ -63,7 +63,7 @@ func (s *Store) apply(b Batch) error {
 	if b.Rev <= s.Revision() && !b.Snapshot {
 		return nil
 	}
-	a := &applier{s: s, base: s.db.Txn(false), rows: s.db.Txn(true), sums: map[string]*entry{}}
+	a := &applier{s: s, base: s.db.Txn(false), rows: s.db.Txn(true)}
 	defer a.rows.Abort()
 	var list []change
 	if b.Snapshot {
@@ -136,7 +136,7 @@ func (a *applier) apply(op Op) (*change, error) {
 		if !op.Delete {
 			e = &entry{op.Key, op.Rev, oldValue(a.sum(op.Key))}
 		}
-		a.sums[op.Key] = e
+		a.setSum(op.Key, e)
 		return nil, nil
 	case "r":
 	default:
@@ -178,6 +178,13 @@ func (a *applier) sum(key string) *entry {
 	return first(a.base, sumRows, key)
 }
 
+func (a *applier) setSum(key string, e *entry) {
+	if a.sums == nil {
+		a.sums = map[string]*entry{}
+	}
+	a.sums[key] = e
+}
+
 // addUp keeps the amounts; the revisions of the rows come with the operations on the sums' own keys.
 func (a *applier) addUp(t table, old, val any) error {
 	return changeSums(a.s.schema, t, old, val, func(sm sum, group string, plus, minus any) error {
@@ -191,7 +198,7 @@ func (a *applier) addUp(t table, old, val any) error {
 		if total == nil && e == nil {
 			return nil
 		}
-		a.sums[key] = &entry{key, rev, total}
+		a.setSum(key, &entry{key, rev, total})
 		return nil
 	})
 }

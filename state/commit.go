@@ -80,14 +80,15 @@ func (s *Store) commit() {
 
 // batch is a group of updates as it grows.
 type batch struct {
-	base    *memdb.Txn       // the state before the group
+	head    *memdb.MemDB     // the state before the group
+	base    *memdb.Txn       // reads it
 	changed map[rowID]*entry // the rows that the group has changed so far; nil for one that is gone
 
 	// The tables with the group's changes, for those who ask for rows by an index or in order. Most updates ask for single rows only, so
 	// that the changes wait until a table is asked for.
-	rows   *memdb.Txn
-	behind map[string]map[string]bool // by table, the keys of which rows may not have what changed says
-	inRows map[rowID]*entry           // what rows have that differs from base
+	rows   *memdb.Txn       // nil: no table with changes was asked for
+	behind []rowID          // of which rows may not have what changed says
+	inRows map[rowID]*entry // what rows have that differs from base
 
 	guards map[string]Revision
 	ops    map[string]Op
@@ -118,6 +119,10 @@ func (b *batch) add(tx *Tx, limit Limits) bool {
 		return false
 	}
 	b.bytes = bytes
+	if len(b.guards)+len(b.ops) == 0 {
+		b.guards, b.ops = tx.guards, tx.ops
+		return true
+	}
 	maps.Copy(b.guards, tx.guards)
 	maps.Copy(b.ops, tx.ops)
 	return true
@@ -128,8 +133,7 @@ type rowID struct{ table, key string }
 
 func (s *Store) newBatch() *batch {
 	head := s.db.Snapshot()
-	return &batch{base: head.Txn(false), rows: head.Txn(true), changed: map[rowID]*entry{}, behind: map[string]map[string]bool{}, inRows: map[rowID]*entry{},
-		guards: map[string]Revision{}, ops: map[string]Op{}}
+	return &batch{head: head, base: head.Txn(false), changed: map[rowID]*entry{}}
 }
 
 // look returns a row as it is so far.
@@ -141,31 +145,41 @@ func (b *batch) look(id rowID) *entry {
 }
 
 // leave leaves a row that has changed for when its table is asked for.
-func (b *batch) leave(id rowID) {
-	keys := b.behind[id.table]
-	if keys == nil {
-		keys = map[string]bool{}
-		b.behind[id.table] = keys
-	}
-	keys[id.key] = true
-}
+func (b *batch) leave(id rowID) { b.behind = append(b.behind, id) }
 
-// table returns the tables in memory, of which one is as the updates have left it.
+// table returns tables in memory, of which one is as the updates have left it.
 func (b *batch) table(name string) *memdb.Txn {
-	for key := range b.behind[name] {
-		id := rowID{name, key}
+	others := b.behind[:0]
+	for _, id := range b.behind {
+		if id.table != name {
+			others = append(others, id)
+			continue
+		}
+		if b.rows == nil {
+			b.rows, b.inRows = b.head.Txn(true), map[rowID]*entry{}
+		}
 		was, differs := b.inRows[id]
 		if !differs {
-			was = first(b.base, name, key)
+			was = first(b.base, name, id.key)
 		}
 		now := b.look(id)
 		if err := setRow(b.rows, name, was, now); err != nil {
-			panic(fmt.Sprintf("state: %s %q: %v", name, key, err)) // an index that can't be made of a record that could be put
+			panic(fmt.Sprintf("state: %s %q: %v", name, id.key, err)) // an index that can't be made of a record that could be put
 		}
 		b.inRows[id] = now
 	}
-	delete(b.behind, name)
+	b.behind = others
+	if b.rows == nil {
+		return b.base
+	}
 	return b.rows
+}
+
+// end lets go of the tables.
+func (b *batch) end() {
+	if b.rows != nil {
+		b.rows.Abort()
+	}
 }
 
 func (b *batch) each(table, index, value string) iter.Seq[*entry] {
@@ -189,7 +203,7 @@ func (s *Store) commitGroup(group []*update, limit Limits) {
 			rest = rest[1:]
 		}
 		err := s.commitBatch(b)
-		b.rows.Abort()
+		b.end()
 		if errors.Is(err, ErrConflict) {
 			continue
 		}

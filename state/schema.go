@@ -47,11 +47,12 @@ func recordKey(table, key string) string          { return "r/" + table + "/" + 
 func uniqueKey(table, index, value string) string { return "u/" + table + "/" + index + "/" + value }
 func sumKey(sum, group string) string             { return "s/" + sum + "/" + group }
 func splitKey(key string) (kind, name, rest string) {
-	parts := strings.SplitN(key, "/", 3)
-	if len(parts) != 3 {
+	kind, rest, _ = strings.Cut(key, "/")
+	name, rest, whole := strings.Cut(rest, "/")
+	if !whole {
 		return "", "", ""
 	}
-	return parts[0], parts[1], parts[2]
+	return kind, name, rest
 }
 
 // Names of the tables in memory besides one for each Table.
