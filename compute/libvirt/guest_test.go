@@ -29,8 +29,9 @@ done
 [ -b /dev/vda ] && echo "guest: vda $($b cat /sys/block/vda/serial) $($b head -n 1 /dev/vda)"
 [ -b /dev/vdb ] && echo "guest: vdb read-only $($b cat /sys/block/vdb/ro)"
 [ -d /sys/class/net/eth0 ] && echo "guest: eth0 $($b cat /sys/class/net/eth0/address) $($b cat /sys/class/net/eth0/mtu)"
+exec 3<$button
 echo "` + banner + `"
-$b dd if=$button of=/dev/null bs=24 count=1 2>/dev/null
+$b dd of=/dev/null bs=24 count=1 <&3 2>/dev/null
 echo "guest: off"
 $b poweroff -f
 `
