@@ -128,6 +128,22 @@ func TestLimitsAreOnTheChild(t *testing.T) {
 	require.NotContains(t, string(b), "inherited")
 }
 
+// qemu-img has up to 64 threads when a disk is slow. Here it is asked to have many at once, because a disk can't be slowed down at will.
+func TestItsThreadsHaveRoom(t *testing.T) {
+	testneed.Tools(t, "qemu-img")
+	dir := t.TempDir()
+	from, to := filepath.Join(dir, "from"), filepath.Join(dir, "to")
+	content := make([]byte, 64<<20)
+	for i := range content {
+		content[i] = byte(i>>12) | 1 // no zeros, which cost no thread
+	}
+	require.NoError(t, os.WriteFile(from, content, 0o600))
+	r := New(Config{QemuImg: fake(t, "exec qemu-img convert -q -W -m 16 -f raw -O qcow2 "+from+" "+to)})
+	for range 5 {
+		require.NoError(t, r.Convert(t.Context(), from, inspect.Raw, to, inspect.QCOW2, 1<<30))
+	}
+}
+
 func TestContextKillsTheChild(t *testing.T) {
 	pidFile := filepath.Join(t.TempDir(), "pid")
 	r := New(Config{QemuImg: fake(t, "echo $$ > "+pidFile+".tmp; mv "+pidFile+".tmp "+pidFile+"; exec sleep 1000")})

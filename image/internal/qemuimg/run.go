@@ -34,11 +34,19 @@ func (r *Runner) argv(c call) []string {
 		fmt.Sprintf("--as=%d", r.cfg.AddressSpace),
 		fmt.Sprintf("--cpu=%d:%d", seconds, seconds+1),
 		fmt.Sprintf("--fsize=%d", c.fileBytes),
+		fmt.Sprintf("--stack=%d", stackBytes),
 		"--core=0",
 		"--", r.cfg.QemuImg, c.verb, "-q", "-f", string(c.format),
 	}
 	return append(argv, c.args...)
 }
+
+// On a slow disk qemu-img has up to 64 threads, and aborts when it can't make one. Each reserves the largest stack of the process, 8 MiB unless it is told
+// otherwise, and an arena of malloc, 64 MiB each and as many as eight for each processor: more than the address space that it may have.
+const (
+	stackBytes = 2 << 20
+	arenas     = "MALLOC_ARENA_MAX=2"
+)
 
 // run starts the call and waits for it. The thread is locked for as long as the child lives: the kernel sends
 // Pdeathsig when the thread that made the child ends, not the process, and Go ends threads.
@@ -52,7 +60,7 @@ func (r *Runner) run(ctx context.Context, c call) error {
 	argv := r.argv(c)
 	said := &beginning{}
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env = []string{"LC_ALL=C", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	cmd.Env = []string{"LC_ALL=C", arenas, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = said, said
 	cmd.SysProcAttr = childOfThisThread()
