@@ -1,4 +1,5 @@
-// Package fioguest makes a guest for tests that does nothing but write to its first disk with fio, and checks what it has written.
+// Package fioguest makes a guest for tests that does nothing but write to its first disk with fio, and checks what it has written; or what else
+// a script says.
 //
 // The disk is regions of 1 MiB. The guest has fio write one after the other, through its page cache: its blocks in random order, each with a
 // checksum and its place, flushed every 16. It says on its console "begun N", and "sure N" when fio has ended well: then all of the
@@ -53,6 +54,17 @@ done
 func Build(t testing.TB, dir string) (kernel, ramdisk string) {
 	t.Helper()
 	testneed.Tools(t, "fio")
+	fio, err := exec.LookPath("fio")
+	if err != nil {
+		t.Fatalf("fioguest: %v", err)
+	}
+	return Ramdisk(t, dir, strings.ReplaceAll(script, "FIO", strings.Join(append([]string{fio}, job...), " ")), []string{"virtio_pci", "virtio_blk"}, fio)
+}
+
+// Ramdisk makes that of a guest that runs a script of busybox's shell, and has these modules, in the order of /lib/modules/order, and programs. What
+// the machine lacks is [testneed.Missing].
+func Ramdisk(t testing.TB, dir, script string, modules []string, programs ...string) (kernel, ramdisk string) {
+	t.Helper()
 	k, err := initramfs.NewestKernel("/")
 	if err != nil {
 		testneed.Missing(t, err.Error())
@@ -61,34 +73,32 @@ func Build(t testing.TB, dir string) (kernel, ramdisk string) {
 	if err != nil {
 		testneed.Missing(t, err.Error())
 	}
-	modules, err := k.Modules([]string{"virtio_pci", "virtio_blk"})
+	files, err := k.Modules(modules)
 	if err != nil {
 		testneed.Missing(t, err.Error())
 	}
-	ramdisk = filepath.Join(dir, "fio-ramdisk")
-	if err := write(t.Context(), ramdisk, busybox, modules); err != nil {
+	ramdisk = filepath.Join(dir, "ramdisk")
+	if err := write(t.Context(), ramdisk, script, busybox, files, programs); err != nil {
 		t.Fatalf("fioguest: %v", err)
 	}
 	return k.Image, ramdisk
 }
 
-func write(ctx context.Context, file, busybox string, modules []string) error {
-	fio, err := exec.LookPath("fio")
-	if err != nil {
-		return err
-	}
+func write(ctx context.Context, file, script, busybox string, modules, programs []string) error {
 	shell, err := os.ReadFile(busybox)
 	if err != nil {
 		return err
 	}
 	a := initramfs.NewArchive()
-	for _, dir := range []string{"/proc", "/sys", "/tmp"} {
+	for _, dir := range []string{"/proc", "/sys", "/tmp", "/mnt"} {
 		a.Dir(dir)
 	}
 	a.File("/bin/busybox", 0o755, shell)
-	a.File("/init", 0o755, []byte(strings.ReplaceAll(script, "FIO", strings.Join(append([]string{fio}, job...), " "))))
-	if err := a.Program(fio); err != nil {
-		return err
+	a.File("/init", 0o755, []byte(script))
+	for _, program := range programs {
+		if err := a.Program(program); err != nil {
+			return err
+		}
 	}
 	if err := a.Modules(ctx, modules); err != nil {
 		return err

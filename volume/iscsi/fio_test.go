@@ -29,7 +29,7 @@ func startFioMachine(t *testing.T, kernel, ramdisk string, p *process) *fioMachi
 	m := &fioMachine{lines: make(chan string, 1000)}
 	m.cmd = exec.Command("qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "qemu64", "-m", strconv.Itoa(fioguest.MemoryMiB), "-nodefaults",
 		"-no-user-config", "-display", "none", "-no-reboot", "-nic", "none", "-kernel", kernel, "-initrd", ramdisk, "-append", fioguest.Cmdline,
-		"-drive", "if=virtio,cache=none,file="+strings.ReplaceAll(qemuJSON(p), ",", ",,"), "-serial", "stdio")
+		"-drive", "if=virtio,cache=none,discard=unmap,file="+strings.ReplaceAll(qemuJSON(p), ",", ",,"), "-serial", "stdio")
 	out, err := m.cmd.StdoutPipe()
 	require.NoError(t, err)
 	m.cmd.Stderr = os.Stderr
