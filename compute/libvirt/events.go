@@ -58,7 +58,10 @@ func (h *Hypervisor) stream(ctx context.Context, yield func(compute.PowerEvent) 
 	defer c.hangUp()
 	defer context.AfterFunc(ctx, c.hangUp)()
 	// Subscribed first and told to list afterwards: what happens in between comes twice rather than never.
-	messages, err := c.LifecycleEvents(context.Background())
+	// The subscription has an end of its own: one that is made just as the connection closes does not end with it.
+	subscribed, unsubscribe := context.WithCancel(context.Background())
+	defer unsubscribe()
+	messages, err := c.LifecycleEvents(subscribed)
 	if err != nil {
 		return true, err
 	}
@@ -77,7 +80,7 @@ func (h *Hypervisor) stream(ctx context.Context, yield func(compute.PowerEvent) 
 			}
 		}
 	}()
-	defer func() { c.hangUp(); <-drained }()
+	defer func() { c.hangUp(); unsubscribe(); <-drained }()
 	settled := time.AfterFunc(settle, func() { q.add(compute.PowerEvent{Resync: true}) })
 	defer settled.Stop()
 	for {

@@ -494,8 +494,9 @@ func (c *fakeConn) DomainAbortJob(d golibvirt.Domain) error {
 	return c.with("DomainAbortJob", d, func(*fakeDomain) error { c.d.job = 0; return nil })
 }
 
-// LifecycleEvents implements wire. Like the real one, its channel must be drained, and ends with the connection.
-func (c *fakeConn) LifecycleEvents(context.Context) (<-chan golibvirt.DomainEventLifecycleMsg, error) {
+// LifecycleEvents implements wire. Like the real one's, its channel must be drained, and ends with the connection, but for one that
+// was lost just before the channel was made: it then ends with ctx alone.
+func (c *fakeConn) LifecycleEvents(ctx context.Context) (<-chan golibvirt.DomainEventLifecycleMsg, error) {
 	out := make(chan golibvirt.DomainEventLifecycleMsg)
 	err := c.call("LifecycleEvents", func() error {
 		c.events = make(chan golibvirt.DomainEventLifecycleMsg, 1000)
@@ -504,11 +505,19 @@ func (c *fakeConn) LifecycleEvents(context.Context) (<-chan golibvirt.DomainEven
 	if err != nil {
 		return nil, err
 	}
+	lost := (<-chan struct{})(c.lost)
+	select {
+	case <-lost:
+		lost = nil
+	default:
+	}
 	go func() {
 		defer close(out)
 		for {
 			select {
-			case <-c.lost:
+			case <-lost:
+				return
+			case <-ctx.Done():
 				return
 			case m := <-c.events:
 				out <- m

@@ -218,6 +218,25 @@ func TestCloseEndsCallsAndEvents(t *testing.T) {
 	})
 }
 
+// A connection that is closed between libvirtd's answer and the client library's note of the subscription: the library tells
+// nobody that it has ended.
+func TestEventsEndWhileTheyBegin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, f := overFake(t, Config{})
+		ctx, cancel := context.WithCancel(t.Context())
+		f.after = func(m string) error {
+			if m == "LifecycleEvents" {
+				cancel()
+				synctest.Wait() // until the connection is closed
+			}
+			return nil
+		}
+		for range h.Events(ctx) {
+		}
+		require.NoError(t, h.Close())
+	})
+}
+
 func TestCallsShareConnections(t *testing.T) {
 	h, f := overFake(t, Config{Connections: 3})
 	var group sync.WaitGroup

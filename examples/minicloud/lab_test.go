@@ -115,8 +115,9 @@ func (l *lab) end(name string, signal syscall.Signal) {
 	select {
 	case <-p.done:
 	case <-time.After(30 * time.Second):
-		_ = p.cmd.Process.Kill()
+		_ = p.cmd.Process.Signal(syscall.SIGQUIT)
 		<-p.done
+		l.t.Errorf("%s has not ended 30 s after %v; where it hung stands in its log:\n%s", name, signal, l.log(name))
 	}
 }
 

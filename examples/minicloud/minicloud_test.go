@@ -51,7 +51,8 @@ func newRig(t *testing.T) *rig {
 
 func (r *rig) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, r.program, append([]string{"-dir", r.dir, "-netns", r.netns}, args...)...)
-	cmd.WaitDelay = time.Second // libvirtd and its guests outlive it
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGQUIT) } // it says where it hangs
+	cmd.WaitDelay = time.Second                                              // libvirtd and its guests outlive it
 	return cmd
 }
 
