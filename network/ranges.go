@@ -3,6 +3,7 @@ package network
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -24,12 +25,14 @@ type Range struct {
 	First, Last int          // ids of the VLANs, 1 to 4094; of this range alone
 	CIDR        netip.Prefix // IPv4, divided into subnets; of this range alone
 	Bits        int          // length of the prefix of each subnet, at most 29; by default 24
+	CIDRv6      netip.Prefix // IPv6, at most a /64, divided into subnets of /64; invalid: no IPv6
 
 	Uplink string // physical interface that carries the VLANs, on every node
 
 	// What the networks get, as in [Network]: one of NodeID and MultiHost is required.
 	NodeID    string
 	MultiHost bool
+	Route6    bool // CIDRv6 is then of this range alone
 	DNS       []netip.Addr
 	Domain    string
 	Lease     time.Duration
@@ -88,6 +91,9 @@ func (n Network) numbers(tx *state.Tx) error {
 		if n.routed() && n.CIDR.Overlaps(r.CIDR) {
 			return bad("CIDR %v overlaps %v of range %q", n.CIDR, r.CIDR, r.Name)
 		}
+		if n.Route6 && r.Route6 && n.CIDRv6.Overlaps(r.CIDRv6) {
+			return bad("CIDRv6 %v overlaps %v of range %q", n.CIDRv6, r.CIDRv6, r.Name)
+		}
 	}
 	if !n.routed() {
 		return nil
@@ -111,7 +117,7 @@ func (s *Service) CreateRange(ctx context.Context, r Range) (Range, error) {
 	}
 	r = r.Clone()
 	r.ID, r.Created = uuid.NewString(), time.Now().UTC()
-	r.CIDR = r.CIDR.Masked()
+	r.CIDR, r.CIDRv6 = r.CIDR.Masked(), r.CIDRv6.Masked()
 	r.Bits = cmp.Or(r.Bits, 24)
 	if err := r.validate(); err != nil {
 		return Range{}, err
@@ -173,6 +179,11 @@ func (r Range) validate() error {
 	case r.Last-r.First >= 1<<(r.Bits-r.CIDR.Bits()):
 		return bad("CIDR", "%v has %d subnets of /%d, fewer than the %d VLANs from %d to %d", r.CIDR, 1<<(r.Bits-r.CIDR.Bits()), r.Bits,
 			r.Last-r.First+1, r.First, r.Last)
+	case r.CIDRv6.IsValid() && (!r.CIDRv6.Addr().Is6() || r.CIDRv6.Bits() > 64):
+		return bad("CIDRv6", "%v is not an IPv6 prefix of at most 64 bits", r.CIDRv6)
+	case r.CIDRv6.IsValid() && r.CIDRv6.Bits() > 52 && r.Last-r.First >= 1<<(64-r.CIDRv6.Bits()): // 4,094 VLANs fit into 12 bits
+		return bad("CIDRv6", "%v has %d subnets of /64, fewer than the %d VLANs from %d to %d", r.CIDRv6, 1<<(64-r.CIDRv6.Bits()),
+			r.Last-r.First+1, r.First, r.Last)
 	case r.NodeID == "" && !r.MultiHost:
 		return bad("NodeID", "must name the node that is gateway, or MultiHost be set")
 	}
@@ -187,8 +198,8 @@ func (r Range) network(vlan int, projectID string) Network {
 		name = ""
 	}
 	return Network{
-		ID: uuid.NewString(), Name: name, Mode: VLAN, ProjectID: projectID, RangeID: r.ID, CIDR: r.subnet(vlan - r.First), VLAN: vlan,
-		Uplink: r.Uplink, NodeID: r.NodeID, MultiHost: r.MultiHost, DNS: r.DNS, Domain: r.Domain, Lease: r.Lease, MTU: r.MTU,
+		ID: uuid.NewString(), Name: name, Mode: VLAN, ProjectID: projectID, RangeID: r.ID, CIDR: r.subnet(vlan - r.First), CIDRv6: r.subnet6(vlan - r.First),
+		VLAN: vlan, Uplink: r.Uplink, NodeID: r.NodeID, MultiHost: r.MultiHost, Route6: r.Route6, DNS: r.DNS, Domain: r.Domain, Lease: r.Lease, MTU: r.MTU,
 		Created: time.Now().UTC(),
 	}.Clone().withDefaults()
 }
@@ -196,9 +207,18 @@ func (r Range) network(vlan int, projectID string) Network {
 // subnet returns the n-th of the range, from 0.
 func (r Range) subnet(n int) netip.Prefix {
 	a := r.CIDR.Masked().Addr().As4()
-	first := uint32(a[0])<<24 | uint32(a[1])<<16 | uint32(a[2])<<8 | uint32(a[3])
-	first += uint32(n) << (32 - r.Bits)
-	return netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(first >> 24), byte(first >> 16), byte(first >> 8), byte(first)}), r.Bits)
+	binary.BigEndian.PutUint32(a[:], binary.BigEndian.Uint32(a[:])+uint32(n)<<(32-r.Bits))
+	return netip.PrefixFrom(netip.AddrFrom4(a), r.Bits)
+}
+
+// subnet6 returns the n-th /64 of the range, from 0.
+func (r Range) subnet6(n int) netip.Prefix {
+	if !r.CIDRv6.IsValid() {
+		return netip.Prefix{}
+	}
+	a := r.CIDRv6.Masked().Addr().As16()
+	binary.BigEndian.PutUint64(a[:8], binary.BigEndian.Uint64(a[:8])+uint64(n))
+	return netip.PrefixFrom(netip.AddrFrom16(a), 64)
 }
 
 // numbers refuses VLANs and subnets that are another's.
@@ -216,6 +236,9 @@ func (r Range) numbers(tx *state.Tx) error {
 		if r.CIDR.Overlaps(other.CIDR) {
 			return bad("CIDR %v overlaps %v of range %q", r.CIDR, other.CIDR, other.Name)
 		}
+		if r.Route6 && other.Route6 && r.CIDRv6.Overlaps(other.CIDRv6) {
+			return bad("CIDRv6 %v overlaps %v of range %q", r.CIDRv6, other.CIDRv6, other.Name)
+		}
 	}
 	for n := range Networks.All(tx.Unguarded()) {
 		if n.VLAN >= r.First && n.VLAN <= r.Last {
@@ -223,6 +246,9 @@ func (r Range) numbers(tx *state.Tx) error {
 		}
 		if n.routed() && r.CIDR.Overlaps(n.CIDR) {
 			return bad("CIDR %v overlaps %v of network %q", r.CIDR, n.CIDR, n.Name)
+		}
+		if r.Route6 && n.Route6 && r.CIDRv6.Overlaps(n.CIDRv6) {
+			return bad("CIDRv6 %v overlaps %v of network %q", r.CIDRv6, n.CIDRv6, n.Name)
 		}
 	}
 	return nil

@@ -19,7 +19,8 @@ import (
 
 // three has room for three projects.
 func three() network.Range {
-	return network.Range{Name: "projects", First: 100, Last: 102, CIDR: netip.MustParsePrefix("10.16.0.0/20"), Bits: 26, Uplink: "eth1", NodeID: "h1"}
+	return network.Range{Name: "projects", First: 100, Last: 102, CIDR: netip.MustParsePrefix("10.16.0.0/20"), Bits: 26,
+		CIDRv6: netip.MustParsePrefix("2001:db8:0:fffe::/56"), Route6: true, Uplink: "eth1", NodeID: "h1"}
 }
 
 // run allocates a port on the project's own network, as a launch does that names none.
@@ -51,6 +52,8 @@ func TestProjectsGetNetworksOnDemand(t *testing.T) {
 		require.Equal(t, network.VLAN, n.Mode)
 		require.Equal(t, 100+i, n.VLAN)
 		require.Equal(t, fmt.Sprintf("10.16.0.%d/26", 64*i), n.CIDR.String())
+		require.Equal(t, fmt.Sprintf("2001:db8:0:ff0%d::/64", i), n.CIDRv6.String())
+		require.True(t, n.Route6)
 		require.Equal(t, project, n.ProjectID)
 		again, same, err := run(t.Context(), store, &s.Addresses, project)
 		require.NoError(t, err)
@@ -164,10 +167,11 @@ func TestAProjectsOwnNetworkComesFirst(t *testing.T) {
 func TestCreateRangeNamesTheFieldThatIsWrong(t *testing.T) {
 	s := newService(t, stores(t, 1)[0])
 	fixed := vlan(200)
-	fixed.NodeID = "h1"
+	fixed.NodeID, fixed.Route6, fixed.CIDRv6 = "h1", true, netip.MustParsePrefix("2001:db8:9::/64")
 	create(t, s, fixed)
 	before := three()
 	before.Name, before.First, before.Last, before.CIDR = "before", 300, 310, netip.MustParsePrefix("10.32.0.0/16")
+	before.CIDRv6 = netip.MustParsePrefix("2001:db8:32::/48")
 	_, err := s.CreateRange(as("p"), before)
 	require.NoError(t, err)
 	for _, row := range []struct {
@@ -184,6 +188,11 @@ func TestCreateRangeNamesTheFieldThatIsWrong(t *testing.T) {
 		{"CIDR 10.16.0.0/25 has 2 subnets of /26, fewer than the 3 VLANs from 100 to 102", func(r *network.Range) { r.CIDR = netip.MustParsePrefix("10.16.0.0/25") }},
 		{"Bits 30 must be between 20, of CIDR, and 29", func(r *network.Range) { r.Bits = 30 }},
 		{"Bits 19", func(r *network.Range) { r.Bits = 19 }},
+		{"CIDRv6 10.16.0.0/20 is not an IPv6 prefix of at most 64 bits", func(r *network.Range) { r.CIDRv6 = r.CIDR }},
+		{"CIDRv6 2001:db8::/80 is not", func(r *network.Range) { r.CIDRv6 = netip.MustParsePrefix("2001:db8::/80") }},
+		{"CIDRv6 2001:db8::/63 has 2 subnets of /64, fewer than the 3 VLANs from 100 to 102", func(r *network.Range) { r.CIDRv6 = netip.MustParsePrefix("2001:db8::/63") }},
+		{"CIDRv6 ff05::/64 must be a unicast", func(r *network.Range) { r.CIDRv6 = netip.MustParsePrefix("ff05::/48") }},
+		{"Route6 is set, and there is no CIDRv6", func(r *network.Range) { r.CIDRv6 = netip.Prefix{} }},
 		{"Uplink", func(r *network.Range) { r.Uplink = "" }},
 		{"NodeID must name the node that is gateway, or MultiHost be set", func(r *network.Range) { r.NodeID = "" }},
 		{"NodeID", func(r *network.Range) { r.MultiHost = true }},
@@ -192,6 +201,8 @@ func TestCreateRangeNamesTheFieldThatIsWrong(t *testing.T) {
 		{`First and Last: VLAN 200 belongs to network "vlan 200"`, func(r *network.Range) { r.First, r.Last = 200, 202 }},
 		{`CIDR 10.32.0.0/20 overlaps 10.32.0.0/16 of range "before"`, func(r *network.Range) { r.CIDR = netip.MustParsePrefix("10.32.0.0/20") }},
 		{`CIDR 10.9.0.0/16 overlaps 10.9.0.0/24 of network "vlan 200"`, func(r *network.Range) { r.CIDR = netip.MustParsePrefix("10.9.0.0/16") }},
+		{`CIDRv6 2001:db8:32:ff00::/56 overlaps 2001:db8:32::/48 of range "before"`, func(r *network.Range) { r.CIDRv6 = netip.MustParsePrefix("2001:db8:32:ff00::/56") }},
+		{`CIDRv6 2001:db8:9::/56 overlaps 2001:db8:9::/64 of network "vlan 200"`, func(r *network.Range) { r.CIDRv6 = netip.MustParsePrefix("2001:db8:9::/56") }},
 	} {
 		r := three()
 		row.spoil(&r)
@@ -205,6 +216,9 @@ func TestCreateRangeNamesTheFieldThatIsWrong(t *testing.T) {
 	}{
 		{`VLAN 305 belongs to range "before", 300 to 310`, func(n *network.Network) { n.VLAN = 305 }},
 		{`CIDR 10.32.7.0/24 overlaps 10.32.0.0/16 of range "before"`, func(n *network.Network) { n.NodeID, n.CIDR = "h1", netip.MustParsePrefix("10.32.7.0/24") }},
+		{`CIDRv6 2001:db8:32:5::/64 overlaps 2001:db8:32::/48 of range "before"`, func(n *network.Network) {
+			n.NodeID, n.Route6, n.CIDRv6, n.CIDR = "h1", true, netip.MustParsePrefix("2001:db8:32:5::/64"), netip.MustParsePrefix("10.10.0.0/24")
+		}},
 	} {
 		n := vlan(201)
 		c.spoil(&n)
