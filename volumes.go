@@ -35,7 +35,7 @@ func (c *Cloud) newVolumes(s *Services, cache *image.Cache) (*volumes, error) {
 		images = cache
 	}
 	agent, err := volume.NewAgent(volume.AgentConfig{Store: s.Store, HostID: host.ID, HostName: host.Name, Driver: c.cfg.VolumeDriver,
-		Exporter: c.cfg.VolumeExporter, Images: images, Grown: compute.VolumeGrown, Bus: c.cfg.MessageBus, Hooks: c.cfg.Hooks, Logger: c.cfg.Logger})
+		Exporter: c.cfg.VolumeExporter, Images: images, Grown: compute.VolumeGrown, Ring: s.Compute.Ring, Bus: c.cfg.MessageBus, Hooks: c.cfg.Hooks, Logger: c.cfg.Logger})
 	if err != nil {
 		return nil, err
 	}

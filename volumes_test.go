@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
@@ -31,9 +32,10 @@ func (r *rig) storage(t *testing.T) (*fakevolume.Driver, *fakevolume.Exporter) {
 	return driver, exporter
 }
 
-// TestVolumesOfACloud: a volume outlives the instance that it was attached to, and Runs of the cloud.
+// TestVolumesOfACloud: a volume outlives the instance that it was attached to, and Runs of the cloud. Whoever has work is told: no agent looks by itself.
 func TestVolumesOfACloud(t *testing.T) {
 	r := newRig(t)
+	r.cfg.Tick = 1000 * time.Hour
 	driver, exporter := r.storage(t)
 	cloud, s, ctx, stop := run(t, r.cfg)
 	made, err := s.Compute.Run(ctx, furnish(t, ctx, s))
@@ -49,12 +51,18 @@ func TestVolumesOfACloud(t *testing.T) {
 	require.NoError(t, err)
 	_, err = s.Volumes.WaitFor(ctx, v.ID, volume.StateInUse)
 	require.NoError(t, err)
+	_, err = s.Volumes.Extend(ctx, v.ID, 3)
+	require.NoError(t, err)
+	soon, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	_, err = s.Volumes.WaitFor(soon, v.ID, volume.StateInUse)
+	require.NoError(t, err)
 	found, err := cloud.Audit(ctx)
 	require.NoError(t, err)
 	require.Empty(t, found)
 	_, used, err := s.Auth.GetQuota(ctx, "project")
 	require.NoError(t, err)
-	require.Equal(t, 2, used.Of(auth.Gigabytes))
+	require.Equal(t, 3, used.Of(auth.Gigabytes))
 	require.NoError(t, stop())
 
 	exporter.Restart()

@@ -279,6 +279,15 @@ func (s *Service) Console(ctx context.Context, id string, max int) ([]byte, erro
 	return answer.Output, err
 }
 
+// Ring tells the host of an instance that there is work for it on record, as a service does by itself after what it is asked: the hook
+// volume.AgentConfig.Ring. An instance that is gone needs none. A ring that gets lost costs time, never work.
+func (s *Service) Ring(ctx context.Context, instanceID string) {
+	var i Instance
+	if s.cfg.Store.View(func(v *state.View) (err error) { i, err = Instances.Get(v, instanceID); return err }) == nil {
+		s.ring(ctx, i)
+	}
+}
+
 // ring tells the hosts of instances that there is work for them. A ring that gets lost costs time, never work: agents
 // look at the store by themselves too.
 func (s *Service) ring(ctx context.Context, instances ...Instance) {

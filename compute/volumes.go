@@ -185,8 +185,8 @@ func (a *Agent) detach() operation.Definition {
 	})
 }
 
-// VolumeGrown begins what tells an instance that a volume it has is larger: the hook volume.AgentConfig.Grown. Its host does it within
-// [AgentConfig.Tick].
+// VolumeGrown begins what tells an instance that a volume it has is larger: the hook volume.AgentConfig.Grown. Its host does it when it is rung
+// ([Service.Ring]), and within [AgentConfig.Tick] at the latest.
 func VolumeGrown(tx *state.Tx, at volume.Attachment) error {
 	i, err := Instances.Get(tx, at.InstanceID)
 	if err != nil && !errdefs.IsNotFound(err) {

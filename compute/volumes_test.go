@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
@@ -42,7 +43,7 @@ func newStorage(t testing.TB, c *cloud) *storage {
 
 func (s *storage) agent() (*volume.Agent, error) {
 	return volume.NewAgent(volume.AgentConfig{Store: s.store, HostID: "storage", HostName: "storage", Driver: s.driver, Exporter: s.exporter,
-		Grown: compute.VolumeGrown})
+		Grown: compute.VolumeGrown, Ring: s.service.Ring})
 }
 
 // run has the agent at work until stop is called.
@@ -228,8 +229,10 @@ func TestExtendInUse(t *testing.T) {
 			v, err := s.volumes.Extend(s.ctx, id, to)
 			require.NoError(t, err)
 			require.Equal(t, volume.StateExtending, v.State)
+			asked := time.Now()
 			v, err = s.volumes.WaitFor(s.ctx, id, volume.StateInUse)
 			require.NoError(t, err)
+			require.Equal(t, asked, time.Now(), "nobody waited for anything but the work")
 			require.Equal(t, to, v.SizeGiB)
 			return v
 		}

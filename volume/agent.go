@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,6 +35,8 @@ type AgentConfig struct {
 	// Grown begins what tells an instance that a volume it has is larger, in the transaction that ends the work of the volume's host; whoever
 	// does that calls [Confirm] in the end. Nil: instances see it by themselves.
 	Grown func(tx *state.Tx, at Attachment) error
+	// Ring tells the host of an instance that what Grown began is on record. Nil: that host finds it by itself, later.
+	Ring func(ctx context.Context, instanceID string)
 
 	// Heartbeat is how often the host gives a sign of life, describes itself, and compares its exports with the records, at most
 	// [scheduler.MaxHeartbeat]; 0: 10 s.
@@ -210,7 +213,7 @@ func (a *Agent) beat(ctx context.Context, run string, end context.CancelCauseFun
 	}
 }
 
-// follow rings when an operation of this host is begun, by whatever process.
+// follow rings when an operation of this host is begun, by whatever process, and for the instance when its volume has become larger.
 func (a *Agent) follow(ctx context.Context) {
 	owner := ownerOf(a.cfg.HostID)
 	all := func(*state.View) error { a.runner.Ring(); return nil }
@@ -226,7 +229,17 @@ func (a *Agent) follow(ctx context.Context) {
 			if c.New == nil && c.Old.Owner == owner || c.New != nil && c.New.Owner == owner && (c.Old == nil || c.New.Cancel != c.Old.Cancel) {
 				a.runner.Ring()
 			}
+			if c.New == nil && c.Old.Owner == owner && c.Old.Kind == kindExtend {
+				a.ring(ctx, strings.TrimPrefix(c.Old.Object, object("")))
+			}
 		}
+	}
+}
+
+// ring tells the host of the instance that has a volume that there may be work for it.
+func (a *Agent) ring(ctx context.Context, volumeID string) {
+	if at, _, err := a.attachment(volumeID); err == nil && at.InstanceID != "" && a.cfg.Ring != nil {
+		a.cfg.Ring(ctx, at.InstanceID)
 	}
 }
 
