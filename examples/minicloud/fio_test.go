@@ -25,13 +25,13 @@ import (
 	"github.com/dewpoint-cloud/dewpoint/auth"
 	"github.com/dewpoint-cloud/dewpoint/compute"
 	"github.com/dewpoint-cloud/dewpoint/image"
-	"github.com/dewpoint-cloud/dewpoint/internal/fioguest"
+	"github.com/dewpoint-cloud/dewpoint/internal/testguest"
 	"github.com/dewpoint-cloud/dewpoint/internal/testneed"
 	"github.com/dewpoint-cloud/dewpoint/state/bolt"
 )
 
 func fioOptions(dir string) options {
-	return options{dir: dir, instances: 1, cidr: netip.MustParsePrefix("10.97.0.0/24"), bridge: "br100", netns: filepath.Base(dir), memory: fioguest.MemoryMiB}
+	return options{dir: dir, instances: 1, cidr: netip.MustParsePrefix("10.97.0.0/24"), bridge: "br100", netns: filepath.Base(dir), memory: testguest.MemoryMiB}
 }
 
 // fioCloud is a process that is killed: a cloud with one machine, which boots from a volume and has fio write to it. It starts the machine
@@ -117,7 +117,7 @@ func fioImage(ctx context.Context, s *dewpoint.Services, dir, kernel, ramdisk st
 		return "", err
 	}
 	d, err := register(ctx, s, disk, image.Spec{Name: "fio", Format: image.Raw, KernelID: k.ID, RamdiskID: r.ID,
-		Properties: map[string]string{"os_command_line": fioguest.Cmdline}})
+		Properties: map[string]string{"os_command_line": testguest.Cmdline}})
 	return d.ID, err
 }
 
@@ -167,7 +167,7 @@ func (n *fioNode) kill() {
 }
 
 func (n *fioNode) note(line string) {
-	what, region := fioguest.Said(line)
+	what, region := testguest.FioSaid(line)
 	require.NotEqual(n.t, "failed", what, line)
 	if what == "sure" {
 		n.sure[region] = true
@@ -243,7 +243,7 @@ func TestFioSurvivesKilledAgents(t *testing.T) {
 		require.NoError(t, h.remove(context.Background(), true))
 		require.NoError(t, os.RemoveAll(dir))
 	})
-	n.kernel, n.ramdisk = fioguest.Build(t, t.TempDir())
+	n.kernel, n.ramdisk = testguest.Fio(t, t.TempDir())
 	n.start()
 	for round, victim := range []string{"agents", "machine", "both", "agents"} {
 		n.await()
@@ -259,7 +259,7 @@ func TestFioSurvivesKilledAgents(t *testing.T) {
 		}
 		volume := n.volume()
 		for region := range n.sure {
-			require.NoError(t, fioguest.Verify(t.Context(), volume, region), "round %d, killed: %s", round, victim)
+			require.NoError(t, testguest.VerifyFio(t.Context(), volume, region), "round %d, killed: %s", round, victim)
 		}
 		if victim != "machine" {
 			n.start()

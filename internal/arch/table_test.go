@@ -28,7 +28,7 @@ var house = []line{
 	{path: "internal/rabbittest", ours: []string{"internal/testneed"}},
 	{path: "internal/kinetest", ours: []string{"internal/testneed"}},
 	{path: "internal/initramfs"},
-	{path: "internal/fioguest", ours: []string{"internal/initramfs", "internal/testneed"}},
+	{path: "internal/testguest", ours: []string{"internal/initramfs", "internal/testneed"}},
 	{path: "internal/nodevm", ours: []string{"internal/initramfs", "internal/testneed"}},
 	{path: "internal/netns", outside: map[string]string{"golang.org/x/sys": linux}},
 	{path: "internal/netnstest", ours: []string{"internal/netns", "internal/testneed"}, outside: map[string]string{
@@ -198,7 +198,7 @@ var standard = map[string]struct {
 	"math/rand": {"its generator is global, and predictable where names must not be; math/rand/v2 or crypto/rand", nil},
 	"net/http":  {"faces live in api/, and the rest of the house speaks no HTTP", []string{"api", "examples"}},
 	"os/exec": {"what runs programs of the host stays countable", []string{"image/internal/qemuimg", "image/internal/ext4", "internal/libvirtd",
-		"internal/testneed", "internal/kinetest", "internal/netnstest", "internal/nodevm", "internal/initramfs", "internal/fioguest", "internal/rabbittest", "examples/minicloud", "volume/lvm", "compute/openiscsi"}},
+		"internal/testneed", "internal/kinetest", "internal/netnstest", "internal/nodevm", "internal/initramfs", "internal/testguest", "internal/rabbittest", "examples/minicloud", "volume/lvm", "compute/openiscsi"}},
 	"testing": {"only suites and test rigs are for tests", []string{"internal", "state/statetest", "state/operation/optest",
 		"queue/queuetest", "image/blobtest", "volume/volumetest", "network/networktest", "compute/computetest", "dewpointtest"}},
 	"testing/synctest": {"only tests have a clock of their own", []string{"internal", "state/statetest", "state/operation/optest",

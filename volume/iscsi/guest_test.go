@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -14,7 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/dewpoint-cloud/dewpoint/internal/fioguest"
+	"github.com/dewpoint-cloud/dewpoint/internal/testguest"
 	"github.com/dewpoint-cloud/dewpoint/internal/testneed"
 )
 
@@ -38,21 +37,19 @@ poweroff -f
 // TestAGuestsFileSystem has a Linux guest, with QEMU as the initiator, make, use, trim and check a file system on a volume.
 func TestAGuestsFileSystem(t *testing.T) {
 	testneed.Slow(t)
-	if runtime.GOARCH != "amd64" {
-		testneed.Missing(t, "needs amd64: the test knows how to start no other machine")
-	}
-	testneed.Tools(t, "qemu-system-x86_64", "mkfs.ext4", "e2fsck", "debugfs")
+	needMachine(t)
+	testneed.Tools(t, "mkfs.ext4", "e2fsck", "debugfs")
 	mkfs, err := exec.LookPath("mkfs.ext4")
 	require.NoError(t, err)
 	fsck, err := exec.LookPath("e2fsck")
 	require.NoError(t, err)
-	kernel, ramdisk := fioguest.Ramdisk(t, t.TempDir(), strings.NewReplacer("MKFS", mkfs, "FSCK", fsck).Replace(fileSystem),
+	kernel, ramdisk := testguest.Ramdisk(t, t.TempDir(), strings.NewReplacer("MKFS", mkfs, "FSCK", fsck).Replace(fileSystem),
 		[]string{"virtio_pci", "virtio_blk", "ext4"}, mkfs, fsck)
 	path := filepath.Join(t.TempDir(), "volume")
 	require.NoError(t, os.WriteFile(path, nil, 0o600))
 	require.NoError(t, os.Truncate(path, 1<<30))
 
-	m := startFioMachine(t, kernel, ramdisk, startProcess(t, path, testInitiator))
+	m := startMachine(t, kernel, ramdisk, startProcess(t, path, testInitiator))
 	var said []string
 	sum := ""
 	for limit := time.After(2 * time.Minute); sum == ""; {
