@@ -72,6 +72,9 @@ type Agent struct {
 // Topic returns the topic that a host's agent serves.
 func Topic(hostID string) string { return "compute." + hostID }
 
+// whoTopic is where a host's agent answers that it is there.
+func whoTopic(hostID string) string { return Topic(hostID) + ".who" }
+
 func ownerOf(hostID string) string { return "host/" + hostID }
 
 type (
@@ -159,13 +162,13 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 // hypervisor that can't be reached it waits; without the bus it works, only slower.
 func (a *Agent) Run(ctx context.Context) error {
 	run := uuid.NewString()
-	if err := a.alone(ctx, run); err != nil {
-		return ignoreEnd(ctx, err)
+	if err := scheduler.Alone(ctx, a.cfg.Bus, whoTopic(a.cfg.Host.ID), a.cfg.Host.ID); err != nil {
+		return ignoreEnd(ctx, fmt.Errorf("compute: %w", err))
 	}
 	life := ctx
 	ctx, cancel := context.WithCancelCause(life)
 	defer cancel(nil)
-	stop, err := a.serve(ctx, run, a.cfg.Bus.Serve)
+	stop, err := a.serve(ctx, a.cfg.Bus.Serve)
 	switch {
 	case err == nil:
 		defer stop()
@@ -181,7 +184,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			soon := func(topic string, h queue.Handler) (func(), error) {
 				return queue.ServeSoon(ctx, a.cfg.Bus, topic, h, a.cfg.Logger)
 			}
-			stop, err := a.serve(ctx, run, soon)
+			stop, err := a.serve(ctx, soon)
 			if err != nil {
 				cancel(err)
 				return
@@ -241,11 +244,9 @@ func (a *Agent) every(ctx context.Context, tick time.Duration, what string, do f
 const bellPatience = 5 * time.Second
 
 // serve answers the doorbell and console requests until stop is called. The answers end with ctx.
-func (a *Agent) serve(ctx context.Context, run string, serve func(string, queue.Handler) (func(), error)) (stop func(), err error) {
+func (a *Agent) serve(ctx context.Context, serve func(string, queue.Handler) (func(), error)) (stop func(), err error) {
 	topic := Topic(a.cfg.Host.ID)
-	who, err := serve(topic+".who", queue.Handle(func(context.Context, whoRequest) (whoAnswer, error) {
-		return whoAnswer{Name: a.cfg.Host.Name, Run: run}, nil
-	}))
+	who, err := serve(whoTopic(a.cfg.Host.ID), scheduler.Here(a.cfg.Host.Name))
 	if err != nil {
 		return nil, fmt.Errorf("compute: host %s: %w", a.cfg.Host.Name, err)
 	}

@@ -7,21 +7,9 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"github.com/dewpoint-cloud/dewpoint/queue"
 	"github.com/dewpoint-cloud/dewpoint/scheduler"
 	"github.com/dewpoint-cloud/dewpoint/state"
 )
-
-type (
-	whoRequest struct{}
-	whoAnswer  struct {
-		Name string
-		Run  string
-	}
-)
-
-// askTimeout is how long a host's agent that is believed to be dead may take to say that it is not.
-const askTimeout = 2 * time.Second
 
 // register makes the host known, with what it has, and this run of its agent the only one.
 func (a *Agent) register(ctx context.Context, run string) error {
@@ -45,18 +33,6 @@ func (a *Agent) register(ctx context.Context, run string) error {
 		}
 		return scheduler.Beats.Put(tx, scheduler.Beat{HostID: h.ID, At: time.Now().UTC(), Run: run, Every: a.cfg.Heartbeat})
 	})
-}
-
-// alone asks whether another agent of this host lives.
-func (a *Agent) alone(ctx context.Context, run string) error {
-	ask, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	other, err := queue.Call[whoRequest, whoAnswer](ask, a.cfg.Bus, Topic(a.cfg.Host.ID)+".who", whoRequest{})
-	if err != nil || other.Run == run {
-		return ctx.Err()
-	}
-	return fmt.Errorf("compute: the host with the id %s runs already, in another process, where it is called %s; was its directory copied? %w",
-		a.cfg.Host.ID, other.Name, errdefs.ErrAlreadyExists)
 }
 
 // describe asks the hypervisor what the host has. One that can't be reached, as when both have just started, is waited for.

@@ -110,8 +110,13 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 // another process, and with Aborted if another agent has taken the host over.
 func (a *Agent) Run(ctx context.Context) error {
 	run := uuid.NewString()
-	if err := a.alone(ctx); err != nil || ctx.Err() != nil {
-		return err
+	if a.cfg.Bus != nil {
+		switch err := scheduler.Alone(ctx, a.cfg.Bus, whoTopic(a.cfg.HostID), a.cfg.HostID); {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			return fmt.Errorf("volume: %w", err)
+		}
 	}
 	for wait := 250 * time.Millisecond; ; wait = min(2*wait, 30*time.Second) {
 		single, err := a.compare(ctx)
@@ -151,37 +156,12 @@ func (a *Agent) Run(ctx context.Context) error {
 // whoTopic is where a host's agent answers that it is there.
 func whoTopic(hostID string) string { return "volume." + hostID + ".who" }
 
-type (
-	whoRequest struct{}
-	whoAnswer  struct{ Name string }
-)
-
-// askTimeout is how long a host's agent that is believed to be dead may take to say that it is not.
-const askTimeout = 2 * time.Second
-
-// alone asks whether another agent of this host lives.
-func (a *Agent) alone(ctx context.Context) error {
-	if a.cfg.Bus == nil {
-		return nil
-	}
-	ask, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	other, err := queue.Call[whoRequest, whoAnswer](ask, a.cfg.Bus, whoTopic(a.cfg.HostID), whoRequest{})
-	if err != nil {
-		return nil // it is not there, or can't be asked
-	}
-	return fmt.Errorf("volume: the host with the id %s has its volumes in another process already, where it is called %s; was its directory copied? %w",
-		a.cfg.HostID, other.Name, errdefs.ErrAlreadyExists)
-}
-
 // answer tells who asks that this agent is there, until ctx ends.
 func (a *Agent) answer(ctx context.Context) {
 	if a.cfg.Bus == nil {
 		return
 	}
-	stop, err := queue.ServeSoon(ctx, a.cfg.Bus, whoTopic(a.cfg.HostID), queue.Handle(func(context.Context, whoRequest) (whoAnswer, error) {
-		return whoAnswer{a.cfg.HostName}, nil
-	}), a.cfg.Logger)
+	stop, err := queue.ServeSoon(ctx, a.cfg.Bus, whoTopic(a.cfg.HostID), scheduler.Here(a.cfg.HostName), a.cfg.Logger)
 	if err != nil {
 		if ctx.Err() == nil {
 			a.cfg.Logger.Warn("volume: a second agent of this host would not hear of this one", "error", err)

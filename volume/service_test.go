@@ -491,7 +491,7 @@ func TestAVolumeHostRunsOnce(t *testing.T) {
 		synctest.Wait()
 		err := agent(bus).Run(ctx)
 		require.True(t, errdefs.IsAlreadyExists(err), err)
-		require.ErrorContains(t, err, n.id+" has its volumes in another process already, where it is called one")
+		require.ErrorContains(t, err, n.id+" is at work in another process already, where it is called one")
 		c.create(t, volume.CreateRequest{SizeGiB: 1}) // the first works on
 
 		second := make(chan error, 1)
