@@ -260,18 +260,20 @@ func (p *post) take(d *amqp091.Delivery, fan bool) {
 			return
 		}
 	}
-	ctx, cancel := s.context(&m)
-	defer cancel()
-	if ctx.Err() != nil {
+	switch {
+	case s.bus.life.Err() != nil:
 		<-s.slots
-		if s.bus.life.Err() != nil {
-			p.settle(d, isNobody, nil)
-		} else {
-			p.settle(d, isLate, nil)
-		}
+		p.settle(d, isNobody, nil)
+		return
+	case !m.Deadline.IsZero() && !time.Now().Before(m.Deadline):
+		<-s.slots
+		p.settle(d, isLate, nil)
 		return
 	}
+	ctx := &queue.HandlerContext{}
+	ctx.Begin(s.bus.life, nil, m.Deadline)
 	queue.Invoke(ctx, s.handler, m, func(answer []byte, f *queue.Failure) {
+		ctx.Finish()
 		<-s.slots
 		if f != nil && f.Stack != "" {
 			log.Error("amqp: a handler panicked", "topic", m.Topic, "id", m.ID, "error", f.Text, "stack", f.Stack)
@@ -281,14 +283,6 @@ func (p *post) take(d *amqp091.Delivery, fan bool) {
 		kind, body := encode(answer, f)
 		p.settle(d, kind, body)
 	})
-}
-
-// context is what a handler of m gets.
-func (s *server) context(m *queue.Message) (context.Context, context.CancelFunc) {
-	if m.Deadline.IsZero() {
-		return context.WithCancel(s.bus.life)
-	}
-	return context.WithDeadline(s.bus.life, m.Deadline)
 }
 
 // settle answers a delivery and acknowledges it.

@@ -13,12 +13,13 @@ import (
 	"github.com/dewpoint-cloud/dewpoint/queue"
 )
 
-// call is a message for whose answer somebody waits.
+// call is a message for whose answer somebody waits. One that is over, and that nothing refers to any more, is used again.
 type call struct {
 	link   *link
 	topic  string
-	key    uint64 // the last word of the reply subject, in base 36
-	data   []byte
+	key    uint64        // the last word of the reply subject, in base 36
+	to, re string        // the subjects of the call and of its answer
+	data   []byte        // as it is sent
 	result chan result   // of capacity 1: whoever takes the call out of link.calls tells its fate, once
 	bound  time.Duration // how long to wait, beyond ctx; 0: as long as ctx
 }
@@ -138,7 +139,11 @@ func (b *Bus) finish() {
 
 // begin sends a call on its way.
 func (b *Bus) begin(ctx context.Context, l *link, m queue.Message) (*call, error) {
-	c := &call{link: l, topic: m.Topic, key: b.ids.Add(1)}
+	c, ok := b.calls.Get().(*call)
+	if !ok {
+		c = &call{result: make(chan result, 1)}
+	}
+	c.link, c.topic, c.key, c.bound = l, m.Topic, b.ids.Add(1), 0
 	switch end, ok := ctx.Deadline(); {
 	case ok && (m.Deadline.IsZero() || !end.After(m.Deadline)):
 		m.Deadline = end
@@ -150,14 +155,27 @@ func (b *Bus) begin(ctx context.Context, l *link, m queue.Message) (*call, error
 			return nil, context.DeadlineExceeded
 		}
 	}
-	c.data = encode(&m)
-	if used, ok := b.results.Get().(chan result); ok {
-		c.result = used
-	} else {
-		c.result = make(chan result, 1)
+	b.address(c)
+	if m.ID == "" {
+		m.ID = c.re[len(b.inbox)-len(b.name)-1:]
 	}
+	c.data = encode(c.data[:0], &m)
 	return c, b.request(c)
 }
+
+// address makes the subjects of a call. They are one string, which takes less than two.
+func (b *Bus) address(c *call) {
+	var room [2 * maxSubject]byte
+	both := append(append(append(room[:0], b.cfg.Prefix...), one...), c.topic...)
+	cut := len(both)
+	all := string(strconv.AppendUint(append(both, b.inbox...), c.key, 36))
+	c.to, c.re = all[:cut], all[cut:]
+}
+
+const maxSubject = 300 // bytes that most subjects have at most
+
+// usualSize is how many bytes a call may keep for the next one.
+const usualSize = 4 << 10
 
 // request sends a call, or sends it again.
 func (b *Bus) request(c *call) error {
@@ -169,15 +187,12 @@ func (b *Bus) request(c *call) error {
 	}
 	l.calls[c.key] = c
 	l.mu.Unlock()
-	var reply [maxSubject]byte
-	err := l.nc.PublishRequest(b.one(c.topic), string(strconv.AppendUint(append(reply[:0], b.inbox...), c.key, 36)), c.data)
+	err := l.nc.PublishRequest(c.to, c.re, c.data)
 	if err != nil {
 		l.take(c.key)
 	}
 	return b.sent(c.topic, err)
 }
-
-const maxSubject = 300 // bytes that most subjects have at most
 
 // take returns the call that waits under a key, which no longer does then; nil if none does.
 func (l *link) take(key uint64) *call {
@@ -203,7 +218,9 @@ func (b *Bus) await(ctx context.Context, c *call) ([]byte, error) {
 			case b.life.Err() != nil:
 				return nil, queue.ErrClosed // and not what Close made of the handler
 			case !r.stopping:
-				b.results.Put(c.result) // the one result that there is has come
+				if cap(c.data) <= usualSize {
+					b.calls.Put(c) // the one result that there is has come
+				}
 				return r.answer, r.err
 			case sends == resends:
 				return nil, fmt.Errorf("topic %q: %w", c.topic, queue.ErrNoListener)

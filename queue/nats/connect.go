@@ -23,7 +23,7 @@ import (
 
 const (
 	firstWait  = 100 * time.Millisecond
-	writeLimit = 2 * time.Second                   // how long the network may not take what is sent
+	writeLimit = 2 * time.Second                   // how long the network may not take what is sent, at most
 	headerRoom = 16 << 10                          // the largest envelope without its body, with room to spare
 	unseenMsgs = 1 << 13                           // messages of a subscription that may wait to be looked at, which takes a microsecond
 	unseenSize = 64 << 20                          // bytes of them
@@ -201,7 +201,7 @@ func (b *Bus) options(hosts []string, d *dialer, l *link) (natsgo.Options, error
 	opts.AllowReconnect = false // the bus does
 	opts.Timeout = b.cfg.DialTimeout
 	opts.PingInterval, opts.MaxPingsOut = b.cfg.PingInterval, 2
-	opts.FlusherTimeout, opts.ReconnectOnFlusherError = writeLimit, true
+	opts.FlusherTimeout, opts.ReconnectOnFlusherError = 0, true // 0: the dialer's connections have a limit
 	opts.CustomDialer, opts.SkipHostLookup = d, true
 	opts.SkipSubjectValidation = true // topics are checked
 	opts.User, opts.Password, opts.Token = b.cfg.User, b.cfg.Password, b.cfg.Token
@@ -319,10 +319,11 @@ func (d *dialer) Dial(network, address string) (net.Conn, error) {
 }
 
 func (d *dialer) guard(conn net.Conn, err error) (net.Conn, error) {
-	if err == nil {
-		d.held = append(d.held, context.AfterFunc(d.ctx, func() { _ = conn.Close() }))
+	if err != nil {
+		return nil, err
 	}
-	return conn, err
+	d.held = append(d.held, context.AfterFunc(d.ctx, func() { _ = conn.Close() }))
+	return &limited{Conn: conn}, nil
 }
 
 func (d *dialer) release() {
@@ -338,3 +339,27 @@ type guarded struct {
 }
 
 func (g guarded) InProcessConn() (net.Conn, error) { return g.d.guard(g.server.InProcessConn()) }
+
+// limited is a connection that fails if what is written is not taken within writeLimit, or half of it. It renews its deadline
+// that often at most: the client library would for each write, which is a fiftieth of a call.
+type limited struct {
+	net.Conn
+	renew time.Time // when the deadline must be renewed
+}
+
+// Write is called by one goroutine at a time: the client library holds a lock, and so does TLS.
+func (l *limited) Write(p []byte) (int, error) {
+	if now := time.Now(); !now.Before(l.renew) {
+		if err := l.SetWriteDeadline(now.Add(writeLimit)); err != nil {
+			return 0, err
+		}
+		l.renew = now.Add(writeLimit / 2)
+	}
+	return l.Conn.Write(p)
+}
+
+// SetDeadline is called before and after the client library connects, with a deadline of its own.
+func (l *limited) SetDeadline(t time.Time) error {
+	l.renew = time.Time{}
+	return l.Conn.SetDeadline(t)
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,9 +28,9 @@ const (
 	sameClock = 2 * time.Second // how far a message's way may seem to take before the clocks are told to differ
 )
 
-// encode returns a message without its topic as the package comment says. What it returns is a copy.
-func encode(m *queue.Message) []byte {
-	out := make([]byte, 0, len(mark)+len(m.ID)+len(m.Trace)+base64.StdEncoding.EncodedLen(len(m.Caller))+48+len(m.Body))
+// encode appends a message without its topic as the package comment says. What it returns is a copy.
+func encode(out []byte, m *queue.Message) []byte {
+	out = slices.Grow(out, len(mark)+len(m.ID)+len(m.Trace)+base64.StdEncoding.EncodedLen(len(m.Caller))+48+len(m.Body))
 	out = append(append(out, mark...), ' ')
 	out = append(append(out, url.PathEscape(m.ID)...), ' ')
 	out = append(append(out, url.PathEscape(m.Trace)...), ' ')
@@ -66,10 +67,10 @@ func decode(topic string, in *natsgo.Msg, arrived time.Time) (m queue.Message, s
 	if fields[0] != mark {
 		return wrong("the envelope does not begin with " + mark)
 	}
-	if m.ID, err = url.PathUnescape(fields[1]); err != nil || m.ID == "" {
+	if m.ID, err = unescape(fields[1]); err != nil || m.ID == "" {
 		return wrong("the ID is not one")
 	}
-	if m.Trace, err = url.PathUnescape(fields[2]); err != nil {
+	if m.Trace, err = unescape(fields[2]); err != nil {
 		return wrong("the trace is not one")
 	}
 	if fields[3] != "" {
@@ -89,6 +90,14 @@ func decode(topic string, in *natsgo.Msg, arrived time.Time) (m queue.Message, s
 		}
 	}
 	return m, skew, m.Check()
+}
+
+// unescape undoes url.PathEscape, which seldom has anything to do.
+func unescape(s string) (string, error) {
+	if strings.IndexByte(s, '%') < 0 {
+		return s, nil
+	}
+	return url.PathUnescape(s)
 }
 
 // first returns the value of a header.

@@ -15,7 +15,7 @@ import (
 func TestEnvelope(t *testing.T) {
 	now := time.Now()
 	m := queue.Message{Topic: "a", ID: "id-1", Trace: "trace 1/ü\x00\xff\n", Caller: []byte("{\x00}\n"), Deadline: now.Add(time.Hour), Body: []byte("x\ny")}
-	data := encode(&m)
+	data := encode(nil, &m)
 	require.Regexp(t, `^dw1 id-1 trace%201%2F%C3%BC%00%FF%0A ewB9Cg== \d{19} \d{19}\nx\ny$`, string(data))
 	got, skew, err := decode("a", &natsgo.Msg{Data: data, Reply: "r"}, now)
 	require.NoError(t, err)
@@ -24,12 +24,12 @@ func TestEnvelope(t *testing.T) {
 	m.ReplyTo, m.Deadline, got.Deadline = "r", time.Time{}, time.Time{}
 	require.Equal(t, m, got)
 
-	require.Equal(t, "dw1 a    \n", string(encode(&queue.Message{ID: "a"})))
+	require.Equal(t, "dw1 a    \n", string(encode(nil, &queue.Message{ID: "a"})))
 }
 
 // TestClocks takes messages of senders whose clock is wrong.
 func TestClocks(t *testing.T) {
-	data := encode(&queue.Message{ID: "a", Deadline: time.Now().Add(time.Minute)})
+	data := encode(nil, &queue.Message{ID: "a", Deadline: time.Now().Add(time.Minute)})
 	for off, skewed := range map[time.Duration]bool{
 		0: false, time.Second: false, -time.Second: false, time.Hour: true, -time.Hour: true, 24000 * time.Hour: true,
 	} {
@@ -44,7 +44,7 @@ func TestClocks(t *testing.T) {
 		require.InDelta(t, off, skew, float64(time.Second))
 		require.InDelta(t, time.Minute, m.Deadline.Sub(arrived), float64(time.Second))
 	}
-	late := encode(&queue.Message{ID: "a", Deadline: time.Now().Add(-time.Minute)})
+	late := encode(nil, &queue.Message{ID: "a", Deadline: time.Now().Add(-time.Minute)})
 	m, _, err := decode("a", &natsgo.Msg{Data: late}, time.Now().Add(time.Hour))
 	require.NoError(t, err)
 	require.True(t, m.Deadline.Before(time.Now().Add(time.Hour)), "it was late already when it was sent")
@@ -85,7 +85,7 @@ func FuzzDecode(f *testing.F) {
 			require.True(t, errdefs.IsInvalidArgument(err), err)
 			return
 		}
-		again, _, err := decode("a", &natsgo.Msg{Data: encode(&m)}, time.Now())
+		again, _, err := decode("a", &natsgo.Msg{Data: encode(nil, &m)}, time.Now())
 		require.NoError(t, err)
 		require.Equal(t, m.ID, again.ID)
 		require.Equal(t, m.Trace, again.Trace)

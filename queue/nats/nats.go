@@ -36,7 +36,7 @@
 // lost after three ping intervals, 15 s by default. When it is the server's side that loses its connection or dies, the
 // caller is not told: its call ends with its ctx.
 //
-// A network that takes nothing more is given up after 2 s. For so long a method may take, whatever its ctx says.
+// A network that takes nothing more is given up after 1 s to 2 s. For so long a method may take, whatever its ctx says.
 package nats
 
 import (
@@ -72,7 +72,7 @@ type Bus struct {
 	end  context.CancelFunc
 	link atomic.Pointer[link] // nil: no connection
 
-	results sync.Pool // of chan result, empty
+	calls sync.Pool // of *call
 
 	connecting context.Context // ends when Close is done with the connection
 	disconnect context.CancelFunc
@@ -175,21 +175,26 @@ func (b *Bus) Fanout(ctx context.Context, m queue.Message) error {
 }
 
 // The subjects of a topic.
-func (b *Bus) one(topic string) string { return b.cfg.Prefix + ".one." + topic }
+func (b *Bus) one(topic string) string { return b.cfg.Prefix + one + topic }
 func (b *Bus) all(topic string) string { return b.cfg.Prefix + ".all." + topic }
+
+const one = ".one."
 
 func (b *Bus) send(ctx context.Context, subject string, m queue.Message) error {
 	if err := b.accept(ctx, &m); err != nil {
 		return err
 	}
+	if m.ID == "" {
+		m.ID = b.name + "." + strconv.FormatUint(b.ids.Add(1), 36)
+	}
 	l := b.link.Load()
 	if l == nil {
 		return b.sent(m.Topic, natsgo.ErrDisconnected)
 	}
-	return b.sent(m.Topic, l.nc.Publish(subject, encode(&m)))
+	return b.sent(m.Topic, l.nc.Publish(subject, encode(nil, &m)))
 }
 
-// accept checks a message and fills in what the bus fills in.
+// accept checks a message.
 func (b *Bus) accept(ctx context.Context, m *queue.Message) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -200,15 +205,8 @@ func (b *Bus) accept(ctx context.Context, m *queue.Message) error {
 	if b.life.Err() != nil {
 		return queue.ErrClosed
 	}
-	if m.ReplyTo = ""; m.ID == "" {
-		m.ID = b.id()
-	}
+	m.ReplyTo = ""
 	return nil
-}
-
-func (b *Bus) id() string {
-	var id [64]byte
-	return string(strconv.AppendUint(append(append(id[:0], b.name...), '-'), b.ids.Add(1), 36))
 }
 
 // sent is the bus's error for what became of sending a message.

@@ -43,8 +43,9 @@ const idlers = 2
 
 // task is a message that has arrived.
 type task struct {
-	in *natsgo.Msg
-	at time.Time
+	in       *natsgo.Msg
+	at       time.Time
+	handling queue.HandlerContext
 }
 
 // Serve is as [queue.Bus] says. Without a connection it returns at once, and messages reach h when there is one. A
@@ -171,43 +172,45 @@ func (s *server) work(t *task) {
 	returned := false
 	defer func() {
 		if !returned { // a handler has ended the goroutine: another takes over
-			s.all.Add(1)
-			go s.work(s.next())
+			if t, looks := s.next(); t != nil || looks {
+				s.all.Add(1)
+				go s.work(t)
+			}
 		}
 	}()
 	for {
+		looks := true
 		for t != nil {
 			s.handle(t)
-			t = s.next()
+			t, looks = s.next()
 		}
-		if t = s.await(); t == nil {
+		if looks {
+			t = s.await()
+		}
+		if t == nil {
 			returned = true
 			return
 		}
 	}
 }
 
-// next returns the message that a goroutine goes on with that has handled one. With nil it is to look at what arrives.
-func (s *server) next() *task {
+// next returns the message that a goroutine goes on with that has handled one, or whether it is to look at what arrives. If
+// neither, it is to end.
+func (s *server) next() (t *task, looks bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.left && s.backlog.len() > 0 {
-		return s.backlog.pop()
+		return s.backlog.pop(), false
 	}
 	s.running--
-	s.looking++
-	return nil
+	if looks = s.looking < idlers; looks {
+		s.looking++
+	}
+	return nil, looks
 }
 
-// await looks at what arrives until there is something to handle. It returns nil if the goroutine is to end.
+// await looks at what arrives until there is something to handle. It returns nil when nothing comes any more.
 func (s *server) await() *task {
-	s.mu.Lock()
-	if s.looking > idlers {
-		s.looking--
-		s.mu.Unlock()
-		return nil
-	}
-	s.mu.Unlock()
 	for in := range s.arrived {
 		t := &task{in: in, at: time.Now()}
 		s.mu.Lock()
@@ -285,9 +288,9 @@ func (s *server) handle(t *task) {
 	if !m.Deadline.IsZero() && !time.Now().Before(m.Deadline) {
 		return // whoever called knows by itself
 	}
-	ctx := &handlerContext{life: s.bus.life, deadline: m.Deadline}
-	queue.Invoke(ctx, s.handler, m, func(answer []byte, f *queue.Failure) {
-		ctx.finish()
+	t.handling.Begin(s.bus.life, nil, m.Deadline)
+	queue.Invoke(&t.handling, s.handler, m, func(answer []byte, f *queue.Failure) {
+		t.handling.Finish()
 		s.answer(t.in, m.ID, answer, f)
 	})
 }
