@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
 	"path/filepath"
 	"regexp"
@@ -37,7 +38,7 @@ func TestVolumesFromTheCommandLine(t *testing.T) {
 		require.Regexp(t, says, out)
 	}
 	does("create -size 1 -name data", `\tdata\t1 GiB\tavailable`)
-	refuses("create -name none", "SizeGiB is 0")
+	refuses("create -name none", "-size is 0, must be at least 1 GiB; with -image or -snapshot it may be left out")
 	out, err := l.run("launch", "-n", "3", "-name", "m", "-wait", "100s")
 	require.NoError(t, err, out)
 	list, err := l.run("list")
@@ -50,7 +51,7 @@ func TestVolumesFromTheCommandLine(t *testing.T) {
 	size := 1
 	for _, machine := range hosts { // at most one of them is on the volume's own
 		does("attach data "+machine, fmt.Sprintf(`\tdata\t%d GiB\tin-use`, size))
-		does("list", `data +\d GiB +in-use +\S+ +used by \S+ as vdb`)
+		does("list", `data +\d GiB +in-use +h\d +`+machine+` as vdb`)
 		refuses("delete data", "attached to")
 		size++
 		does(fmt.Sprintf("extend -size %d data", size), fmt.Sprintf(`\tdata\t%d GiB\tin-use`, size))
@@ -79,7 +80,7 @@ func TestVolumesFromTheCommandLine(t *testing.T) {
 	// A machine boots from a volume that is made for it, and goes with it.
 	out, err = l.run("launch", "-name", "from-volume", "-boot-size", "1", "-wait", "100s")
 	require.NoError(t, err, out)
-	does("list", `from-volume +1 GiB +in-use +\S+ +used by \S+ as vda`)
+	does("list", `from-volume +1 GiB +in-use +h\d +from-volume as vda`)
 	out, err = l.run("terminate", "-wait", "100s")
 	require.NoError(t, err, out)
 	require.Eventually(t, func() bool {
@@ -95,13 +96,54 @@ func TestACommandThatIsWrongSaysHow(t *testing.T) {
 		"launch -boot-size -1":                  "-boot-size is -1",
 		"node -initiator none":                  "-initiator is \"none\", must be \"qemu\" or \"kernel\"",
 		"node -initiator kernel -netns other":   "-initiator kernel needs -netns host",
-		"volume attach data":                    "takes VOLUME MACHINE, but has 1 arguments",
-		"volume delete":                         "takes VOLUME, but has 0 arguments",
+		"volume attach data":                    `volume attach takes VOLUME MACHINE, but has the arguments ["data"]`,
+		"volume delete":                         "volume delete takes VOLUME|SNAPSHOT, but has the arguments []",
+		"disable a b":                           `disable takes HOST, but has the arguments ["a" "b"]`,
 		"controller -kine":                      "-kine goes with -etcd",
-		"volume list all":                       "takes no argument",
-		"volume nonsense now":                   `takes no argument, but has "volume"`,
+		"volume list all":                       `volume list takes no argument, but has "all"`,
+		"volume nonsense now":                   `there is no command "volume nonsense"; minicloud volume -help lists them`,
+		"nonsense":                              `there is no command "nonsense"; minicloud -help lists them`,
+		"terminate -wait 0s":                    "-wait is 0s, must be more than 0",
+		"volume extend data":                    "-size is 0, must be the new size, at least 1 GiB",
+		"volume create -size -1 -image mini":    "-size is -1, must be at least 1 GiB",
+		"volume extend data -sice 2":            "-sice",
 	} {
 		_, err := understand(strings.Fields(args), &bytes.Buffer{})
 		require.ErrorContains(t, err, says, args)
 	}
+}
+
+func TestHelp(t *testing.T) {
+	for _, c := range commands() {
+		for _, args := range []string{c.name + " -help", "help " + c.name, c.name + " -h"} {
+			var said bytes.Buffer
+			_, err := understand(strings.Fields(args), &said)
+			require.ErrorIs(t, err, flag.ErrHelp, args)
+			require.Contains(t, said.String(), "minicloud "+c.name+" [flags]", args)
+			require.Contains(t, said.String(), c.about+".\n", args)
+		}
+	}
+	for _, args := range []string{"volume", "volume -help", "help volume"} {
+		var said bytes.Buffer
+		_, err := understand(strings.Fields(args), &said)
+		require.ErrorIs(t, err, flag.ErrHelp, args)
+		require.Regexp(t, `(?m)^  volume attach VOLUME MACHINE +gives a volume to a machine`, said.String(), args)
+		require.NotContains(t, said.String(), "launch", args)
+	}
+	for _, args := range []string{"-help", "help"} {
+		var said bytes.Buffer
+		_, err := understand(strings.Fields(args), &said)
+		require.ErrorIs(t, err, flag.ErrHelp, args)
+		for _, c := range commands() {
+			require.Contains(t, said.String(), "\n  "+c.name, args)
+		}
+	}
+}
+
+func TestFlagsStandAnywhere(t *testing.T) {
+	_, o, err := parseWords(strings.Fields("volume extend -wait 7s data -size 3 -dir /elsewhere"), &bytes.Buffer{})
+	require.NoError(t, err)
+	require.Equal(t, []string{"data"}, o.args)
+	require.Equal(t, 3, o.size)
+	require.Equal(t, []string{"-size=3", "-wait=7s"}, o.set)
 }

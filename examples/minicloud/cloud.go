@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 
 	"github.com/dewpoint-cloud/dewpoint"
@@ -22,9 +23,20 @@ import (
 	"github.com/dewpoint-cloud/dewpoint/state/bolt"
 )
 
+// recordsFile is where a minicloud that is a cloud by itself keeps its records.
+func recordsFile(o options) string { return filepath.Join(o.dir, "records.db") }
+
+// alien refuses a directory with the file of another kind of cloud, whose images and machines would be in each other's way.
+func alien(file, what string) error {
+	if _, err := os.Stat(file); err != nil {
+		return nil
+	}
+	return fmt.Errorf("%s is of %s: choose another -dir", file, what)
+}
+
 // serve puts a cloud together, runs it, and shows what it does until ctx ends or all is done.
 func serve(ctx context.Context, o options, h *host, logger *slog.Logger, s *screen) (err error) {
-	records, err := bolt.Open(bolt.Config{Path: filepath.Join(o.dir, "records.db")})
+	records, err := bolt.Open(bolt.Config{Path: recordsFile(o)})
 	if err != nil {
 		return err
 	}
@@ -40,7 +52,9 @@ func serve(ctx context.Context, o options, h *host, logger *slog.Logger, s *scre
 		return err
 	}
 	ended := during(ctx, cloud, func(ctx context.Context, services *dewpoint.Services) error {
-		return show(auth.NewContext(ctx, auth.Admin(projectName)), o, cloud, services, s)
+		return take(ctx, o, services, func() error {
+			return show(auth.NewContext(ctx, auth.Admin(projectName)), o, cloud, services, s)
+		})
 	})
 	if errors.Is(ended, context.Canceled) {
 		s.print("interrupted; the machines run on: start minicloud again to go on with them, or with -remove to end them")
@@ -132,16 +146,15 @@ func show(ctx context.Context, o options, cloud *dewpoint.Cloud, services *dewpo
 			return err
 		}
 		if o.exit && !o.keep {
-			o.instances = 0
-			_, err := converge(ctx, o, services, s)
-			return err
+			all, err := services.Compute.List(ctx, compute.ListOptions{})
+			return errors.Join(err, terminate(ctx, services, s, all...))
 		}
 		return nil
 	}
 	if err := reached(); err != nil {
 		s.print("%v", err)
 	}
-	s.print("stays up until interrupted")
+	s.print("stays up until interrupted; ask it for more from another shell, as with\n\n    minicloud volume create -dir %s -size 1 -name data\n", o.dir)
 	<-ctx.Done()
 	return ctx.Err()
 }

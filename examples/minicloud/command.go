@@ -12,108 +12,160 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"text/tabwriter"
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/dewpoint-cloud/dewpoint"
 )
 
-// command is a word after the program's name, and what it does. Without one, minicloud is a cloud on one machine.
+// command is what follows the program's name, and what it does. Without one, minicloud is a cloud on one machine.
 type command struct {
 	name, arguments, about string
 	flags                  []string // of those in declare that it takes
 	run                    func(ctx context.Context, o options, w io.Writer) error
+	ask                    func(ctx context.Context, o options, s *dewpoint.Services, w io.Writer) error // instead of run: asks the cloud
 }
 
 func commands() []command {
 	machine := []string{"config", "dir", "v"}
+	with := func(flags ...string) []string { return append(flags, machine...) }
 	return []command{
-		{"controller", "", "takes requests, and is what nodes join; runs the store and the bus unless -etcd and -bus name others",
-			append([]string{"listen", "etcd", "kine", "bus", "cidr", "cidr6", "bridge", "uplink", "memory"}, machine...), runController},
-		{"node", "", "runs machines of the cloud whose controller it joins", append([]string{"join", "token", "name", "netns", "volumes", "peer", "initiator"}, machine...), runNode},
-		{"token", "", "prints a new token, for nodes to join the controller on this machine", machine, printToken},
-		{"launch", "", "launches machines, and waits until they are active", append([]string{"n", "name", "wait", "request", "boot-volume", "boot-size"}, machine...), runLaunch},
-		{"list", "", "shows the machines", machine, runList},
-		{"terminate", "[NAME|ID]...", "terminates machines, all if none is named, and waits until they are gone", append([]string{"wait"}, machine...), runTerminate},
-		{"migrate", "MACHINE [HOST]", "moves a machine to another host while it runs, and waits until it is there", append([]string{"wait"}, machine...), runMigrate},
-		{"hosts", "", "shows the hosts", machine, runHosts},
-		{"datapath", "", "shows this node's network as the records want it, as it is, and the difference", append([]string{"netns"}, machine...), runDatapath},
-		{"disable", "HOST", "keeps new machines off a host", append([]string{"reason"}, machine...), runDisable},
-		{"volume create", "", "makes a volume, and waits until it is there", append([]string{"size", "name", "image", "snapshot", "wait"}, machine...), runVolumeCreate},
-		{"volume list", "", "shows the volumes and their snapshots", machine, runVolumeList},
-		{"volume attach", "VOLUME MACHINE", "gives a volume to a machine, and waits until that has it", append([]string{"wait"}, machine...), runVolumeAttach},
-		{"volume detach", "VOLUME", "takes a volume from its machine, and waits until that has let go", append([]string{"wait"}, machine...), runVolumeDetach},
-		{"volume extend", "VOLUME", "makes a volume larger, also while it is used", append([]string{"size", "wait"}, machine...), runVolumeExtend},
-		{"volume snapshot", "VOLUME", "keeps what a volume holds now, also while it is used", append([]string{"name", "wait"}, machine...), runVolumeSnapshot},
-		{"volume image", "VOLUME", "makes an image of what a volume that nobody uses, or a snapshot, holds, and waits until it is there",
-			append([]string{"name", "wait"}, machine...), runVolumeImage},
-		{"volume delete", "VOLUME", "deletes a volume, or a snapshot, and waits until it is gone", append([]string{"wait"}, machine...), runVolumeDelete},
-		{"enable", "HOST", "lets a host have new machines again", machine, runEnable},
+		{name: "launch", about: "launches machines, and waits until they are active", flags: with("n", "name", "wait", "request", "boot-volume", "boot-size"), ask: runLaunch},
+		{name: "list", about: "shows the machines", flags: machine, ask: runList},
+		{name: "terminate", arguments: "[MACHINE]...", about: "terminates machines, all if none is named, and waits until they are gone", flags: with("wait"), ask: runTerminate},
+		{name: "volume create", about: "makes a volume, and waits until it is there", flags: with("size", "name", "image", "snapshot", "wait"), ask: runVolumeCreate},
+		{name: "volume list", about: "shows the volumes and their snapshots", flags: machine, ask: runVolumeList},
+		{name: "volume attach", arguments: "VOLUME MACHINE", about: "gives a volume to a machine, and waits until that has it", flags: with("wait"), ask: runVolumeAttach},
+		{name: "volume detach", arguments: "VOLUME", about: "takes a volume from its machine, and waits until that has let go", flags: with("wait"), ask: runVolumeDetach},
+		{name: "volume extend", arguments: "VOLUME", about: "makes a volume larger, also while it is used", flags: with("size", "wait"), ask: runVolumeExtend},
+		{name: "volume snapshot", arguments: "VOLUME", about: "keeps what a volume holds now, also while it is used", flags: with("name", "wait"), ask: runVolumeSnapshot},
+		{name: "volume image", arguments: "VOLUME|SNAPSHOT", about: "makes an image of what a volume that nobody uses, or a snapshot, holds, and waits until it is there",
+			flags: with("name", "wait"), ask: runVolumeImage},
+		{name: "volume delete", arguments: "VOLUME|SNAPSHOT", about: "deletes a volume, or a snapshot, and waits until it is gone", flags: with("wait"), ask: runVolumeDelete},
+		{name: "images", about: "shows the images", flags: machine, ask: runImages},
+		{name: "hosts", about: "shows the hosts", flags: machine, ask: runHosts},
+		{name: "disable", arguments: "HOST", about: "keeps new machines off a host", flags: with("reason"), ask: runDisable},
+		{name: "enable", arguments: "HOST", about: "lets a host have new machines again", flags: machine, ask: runEnable},
+		{name: "migrate", arguments: "MACHINE [HOST]", about: "moves a machine to another host while it runs, and waits until it is there", flags: with("wait"), ask: runMigrate},
+		{name: "datapath", about: "shows this node's network as the records want it, as it is, and the difference", flags: with("netns"), ask: runDatapath},
+
+		{name: "controller", about: "takes requests, and is what nodes join; runs the store and the bus unless -etcd and -bus name others",
+			flags: with("listen", "etcd", "kine", "bus", "cidr", "cidr6", "bridge", "uplink", "memory"), run: runController},
+		{name: "node", about: "runs machines of the cloud whose controller it joins", flags: with("join", "token", "name", "netns", "volumes", "peer", "initiator"), run: runNode},
+		{name: "token", about: "prints a new token, for nodes to join the controller on this machine", flags: machine, run: printToken},
 	}
 }
 
-// declare declares a flag.
-func (o *options) declare(f *flag.FlagSet, name string) {
+// summary is a line for each of the commands that f chooses.
+func summary(w io.Writer, f func(command) bool) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, c := range commands() {
+		if f(c) {
+			fmt.Fprintf(t, "  %s\t%s\n", strings.TrimSpace(c.name+" "+c.arguments), c.about)
+		}
+	}
+	_ = t.Flush()
+}
+
+// parseWords finds the command that the words begin with, and reads the rest; what is wrong with that, and help, is said on w.
+func parseWords(words []string, w io.Writer) (command, options, error) {
+	for _, c := range commands() {
+		if name := strings.Fields(c.name); len(words) >= len(name) && slices.Equal(words[:len(name)], name) {
+			o, err := parseCommand(c, words[len(name):], w)
+			return c, o, err
+		}
+	}
+	group, rest := words[0], words[1:]
+	grouped := func(c command) bool { return strings.HasPrefix(c.name, group+" ") }
+	switch {
+	case !slices.ContainsFunc(commands(), grouped):
+		return command{}, options{}, fmt.Errorf("there is no command %q; minicloud -help lists them", group)
+	case len(rest) > 0 && !strings.HasPrefix(rest[0], "-"):
+		return command{}, options{}, fmt.Errorf("there is no command %q; minicloud %s -help lists them", group+" "+rest[0], group)
+	}
+	fmt.Fprintf(w, "minicloud %s COMMAND asks a cloud; minicloud %s COMMAND -help says more:\n\n", group, group)
+	summary(w, grouped)
+	return command{}, options{}, flag.ErrHelp
+}
+
+// declare declares a flag of a command.
+func (o *options) declare(f *flag.FlagSet, c command, name string) {
 	switch name {
 	case "config":
-		f.StringVar(&o.config, name, "", "a YAML file with values for these flags, by their names; those on the command line win")
+		f.StringVar(&o.config, name, "", "a YAML `file` with values for these flags, by their names; those on the command line win")
 	case "dir":
-		f.StringVar(&o.dir, name, defaultDir, "where it keeps everything; at most 72 bytes")
+		f.StringVar(&o.dir, name, defaultDir, "the `directory` of the cloud, or the part of it, that runs on this machine; at most 72 bytes")
 	case "v":
 		f.BoolVar(&o.verbose, name, false, "show the log")
 	case "listen":
-		f.StringVar(&o.listen, name, "127.0.0.1:7443", "where nodes join: this machine's address as they reach it, and a port")
+		f.StringVar(&o.listen, name, "127.0.0.1:7443", "where nodes join: this machine's `address` as they reach it, and a port")
 	case "etcd":
-		f.Var(&o.etcd, name, "endpoints of an etcd cluster, separated by commas, https://host:port; \"\": one is run here, on port 7444")
+		f.Var(&o.etcd, name, "`endpoints` of an etcd cluster, separated by commas, https://host:port; \"\": one is run here, on port 7444")
 	case "kine":
 		f.BoolVar(&o.kine, name, false, "what -etcd names is kine, etcd's protocol on an SQL database")
 	case "bus":
-		f.StringVar(&o.bus, name, "", "amqps://user:password@host of RabbitMQ, or tls://host:port of NATS; \"\": a NATS server is run here, on port 7445")
+		f.StringVar(&o.bus, name, "", "the `URL` of RabbitMQ, amqps://user:password@host, or of NATS, tls://host:port; \"\": a NATS server is run here, on port 7445")
 	case "cidr":
-		f.TextVar(&o.cidr, name, defaultCIDR, "the machines' subnet")
+		f.TextVar(&o.cidr, name, defaultCIDR, "the machines' `subnet`")
 	case "cidr6":
-		f.TextVar(&o.cidr6, name, defaultCIDR6, "the machines' IPv6 subnet, a /64; \"\": none")
+		f.TextVar(&o.cidr6, name, defaultCIDR6, "the machines' IPv6 `subnet`, a /64; \"\": none")
 	case "bridge":
-		f.StringVar(&o.bridge, name, "br100", "the bridge that they are on")
+		f.StringVar(&o.bridge, name, "br100", "the `bridge` that they are on")
 	case "uplink":
-		f.StringVar(&o.uplink, name, "", "the network card of each node that joins the bridge")
+		f.StringVar(&o.uplink, name, "", "the network `card` of each node that joins the bridge")
 	case "memory":
-		f.IntVar(&o.memory, name, 128, "memory of a machine in MiB, 96 to 4096")
+		f.IntVar(&o.memory, name, 128, "memory of a machine in `MiB`, 96 to 4096")
 	case "join":
-		f.StringVar(&o.join, name, "", "host:port of the controller; needed once, with -token")
+		f.StringVar(&o.join, name, "", "`host:port` of the controller; needed once, with -token")
 	case "token":
-		f.StringVar(&o.token, name, "", "what `minicloud token` printed on the controller")
+		f.StringVar(&o.token, name, "", "the `token` that \"minicloud token\" printed on the controller")
 	case "netns":
-		f.StringVar(&o.netns, name, "host", "the network namespace that the node's machines live in, as in `ip netns`; \"host\": the host's own network")
+		f.StringVar(&o.netns, name, "host", "the network `namespace` that the node's machines live in, as in \"ip netns\"; \"host\": the host's own network")
 	case "volumes":
-		f.StringVar(&o.volumes, name, "", "address:port where all nodes reach this one's volumes, an address of this machine; "+
+		f.StringVar(&o.volumes, name, "", "`address:port` where all nodes reach this one's volumes, an address of this machine; "+
 			"\"\": that from which it reaches the controller and port 3260, or, with -netns, "+loopback+", for its own machines alone")
 	case "initiator":
-		f.StringVar(&o.initiator, name, "qemu", "who reaches volumes for this node's machines: \"qemu\", each machine's own, or \"kernel\", the node's, by open-iscsi; "+
+		f.StringVar(&o.initiator, name, "qemu", "`who` reaches volumes for this node's machines: \"qemu\", each machine's own, or \"kernel\", the node's, by open-iscsi; "+
 			"that needs -netns host")
 	case "boot-volume":
-		f.StringVar(&o.bootVolume, name, "", "the id or name of a volume to boot from, which stays when the machine goes; \"\": none")
+		f.StringVar(&o.bootVolume, name, "", "the id or name of a `volume` to boot from, which stays when the machine goes; \"\": none")
 	case "boot-size":
-		f.IntVar(&o.bootSize, name, 0, "boot from a volume of so many GiB that is made of the image for the machine, and goes with it; 0: none")
+		f.IntVar(&o.bootSize, name, 0, "boot from a volume of so many `GiB` that is made of the image for the machine, and goes with it; 0: none")
 	case "peer":
-		f.StringVar(&o.peer, name, "", "the URI at which the libvirtds of all other nodes reach this one's, so that machines can move here while they run: "+
+		f.StringVar(&o.peer, name, "", "the `URI` at which the libvirtds of all other nodes reach this one's, so that machines can move here while they run: "+
 			"qemu+ssh://root@NODE/system?socket=DIR/libvirt/run/libvirt-sock with the -dir; their memory and disks come by TCP, unencrypted, to the "+
 			"address of -volumes; \"\": none moves here")
 	case "name":
-		f.StringVar(&o.name, name, "", "what to call it; \"\": the machine's name, or for launch, \"mini\"")
+		switch c.name {
+		case "launch":
+			f.StringVar(&o.name, name, "vm", "the machine's `name`; of several, -1, -2, … is added")
+		case "node":
+			f.StringVar(&o.name, name, "", "the node's `name`; \"\": what its machine calls itself")
+		case "volume image":
+			f.StringVar(&o.name, name, "", "the image's `name`; \"\": that of what it is made of")
+		default:
+			f.StringVar(&o.name, name, "", "its `name`; need not be unique, but an id is needed then to say which one is meant")
+		}
 	case "n":
-		f.IntVar(&o.instances, name, 1, "how many, 1 to 200")
+		f.IntVar(&o.instances, name, 1, "how `many`, 1 to 200")
 	case "request":
-		f.StringVar(&o.request, name, "", "a name for the request, with which it can be repeated and gives the same machines; at most 64 bytes")
+		f.StringVar(&o.request, name, "", "a `name` for the request, with which it can be repeated and gives the same machines; at most 64 bytes")
 	case "wait":
-		f.DurationVar(&o.wait, name, 90*time.Second, "how long to wait for it")
+		f.DurationVar(&o.wait, name, 90*time.Second, "how `long` to wait; what is not done by then goes on")
 	case "size":
-		f.IntVar(&o.size, name, 0, "its size in GiB; of a volume that is made of something, 0 is the size of that")
+		if c.name == "volume extend" {
+			f.IntVar(&o.size, name, 0, "its new size in `GiB`")
+		} else {
+			f.IntVar(&o.size, name, 0, "its size in `GiB`; needed, unless it begins with an image or a snapshot: 0 is the size of that")
+		}
 	case "image":
-		f.StringVar(&o.image, name, "", "the id of an image that it begins with; \"\": none")
+		f.StringVar(&o.image, name, "", "the id or name of an `image` that it begins with; \"\": none")
 	case "snapshot":
-		f.StringVar(&o.snapshot, name, "", "the id or name of a snapshot that it begins with; \"\": none")
+		f.StringVar(&o.snapshot, name, "", "the id or name of a `snapshot` that it begins with; \"\": none")
 	case "reason":
-		f.StringVar(&o.reason, name, "", "why, for people; at most 255 bytes")
+		f.StringVar(&o.reason, name, "", "`why`, for people; at most 255 bytes")
 	default:
 		panic("no flag is called " + name)
 	}
@@ -131,25 +183,35 @@ func (l *list) Set(s string) error {
 	return nil
 }
 
-// parseCommand reads the command line of a command; what is wrong with it is said on w.
+// parseCommand reads the command line of a command, whose flags may stand before and behind its arguments; what is wrong with it is said on w.
 func parseCommand(c command, args []string, w io.Writer) (options, error) {
 	var o options
 	f := flag.NewFlagSet("minicloud "+c.name, flag.ContinueOnError)
 	f.SetOutput(w)
 	for _, name := range c.flags {
-		o.declare(f, name)
+		o.declare(f, c, name)
 	}
 	f.Usage = func() {
 		fmt.Fprintf(w, "minicloud %s: %s.\n\n", strings.TrimSpace(c.name+" [flags] "+c.arguments), c.about)
 		f.PrintDefaults()
 	}
-	if err := f.Parse(args); err != nil {
-		return o, err
+	for {
+		if err := f.Parse(args); err != nil {
+			return o, err
+		}
+		if f.NArg() == 0 {
+			break
+		}
+		o.args, args = append(o.args, f.Arg(0)), f.Args()[1:]
 	}
 	if err := fromFile(f, o.config); err != nil {
 		return o, err
 	}
-	o.args = f.Args()
+	f.Visit(func(x *flag.Flag) {
+		if !slices.Contains([]string{"config", "dir", "v"}, x.Name) { // which say how to ask
+			o.set = append(o.set, "-"+x.Name+"="+x.Value.String())
+		}
+	})
 	return o, o.check(c)
 }
 
@@ -211,16 +273,22 @@ func known(name string) bool {
 // check says what is wrong with what was given.
 func (o *options) check(c command) error {
 	takes := func(name string) bool { return slices.Contains(c.flags, name) }
-	if c.arguments == "" && len(o.args) > 0 {
-		return fmt.Errorf("takes no argument, but has %q", o.args[0])
-	}
-	if c.arguments == "HOST" && len(o.args) != 1 {
-		return fmt.Errorf("takes the name of one host, but has %d arguments", len(o.args))
-	}
 	words := strings.Fields(c.arguments)
 	least := len(slices.DeleteFunc(slices.Clone(words), func(w string) bool { return strings.HasPrefix(w, "[") }))
-	if least > 0 && c.arguments != "HOST" && (len(o.args) < least || len(o.args) > len(words)) {
-		return fmt.Errorf("takes %s, but has %d arguments", c.arguments, len(o.args))
+	switch most := len(words); {
+	case most == 0 && len(o.args) > 0:
+		return fmt.Errorf("%s takes no argument, but has %q", c.name, o.args[0])
+	case len(o.args) < least || len(o.args) > most && !strings.HasSuffix(c.arguments, "..."):
+		return fmt.Errorf("%s takes %s, but has the arguments %q", c.name, c.arguments, o.args)
+	}
+	if takes("size") && (o.size < 0 || o.size == 0 && o.image == "" && o.snapshot == "") {
+		if takes("image") {
+			return fmt.Errorf("-size is %d, must be at least 1 GiB; with -image or -snapshot it may be left out", o.size)
+		}
+		return fmt.Errorf("-size is %d, must be the new size, at least 1 GiB", o.size)
+	}
+	if takes("wait") && o.wait <= 0 {
+		return fmt.Errorf("-wait is %v, must be more than 0", o.wait)
 	}
 	if len(o.dir) == 0 || len(o.dir) > 72 {
 		return fmt.Errorf("-dir has %d bytes, must have 1 to 72: a socket's path has an end", len(o.dir))

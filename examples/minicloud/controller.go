@@ -34,6 +34,9 @@ func credentialsFile(o options) string { return filepath.Join(o.dir, "cluster.js
 func runController(ctx context.Context, o options, w io.Writer) (err error) {
 	s := &screen{w: w, start: time.Now()}
 	logger := o.logger(os.Stderr)
+	if err := alien(recordsFile(o), "a cloud on one machine"); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(o.dir, 0o711); err != nil {
 		return err
 	}

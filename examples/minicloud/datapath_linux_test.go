@@ -14,7 +14,7 @@ import (
 )
 
 func TestADatapathNeedsANode(t *testing.T) {
-	err := runDatapath(t.Context(), options{dir: t.TempDir(), netns: "host"}, &bytes.Buffer{})
+	err := runDatapath(t.Context(), options{dir: t.TempDir(), netns: "host"}, nil, &bytes.Buffer{})
 	require.ErrorContains(t, err, "no node has begun in ")
 }
 

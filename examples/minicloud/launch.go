@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 
 	"github.com/containerd/errdefs"
 
@@ -24,31 +26,39 @@ const (
 	flavorName  = "mini"
 )
 
-// converge makes the cloud have the machines mini-1 to mini-n, running, and no others, and returns their ids. Whatever an
-// earlier run left, half-done or not, is gone on with.
+// own matches what the machines are called that minicloud launches by itself. What a person has launched with a command is that person's.
+var own = regexp.MustCompile(`^mini-[1-9][0-9]*$`)
+
+// converge makes the cloud have the machines mini-1 to mini-n, running, and no others that are called so, or none at all with -remove, and returns
+// their ids. Whatever an earlier run left, half-done or not, is gone on with.
 func converge(ctx context.Context, o options, c *dewpoint.Services, s *screen) ([]string, error) {
+	if o.instances == 0 && !o.exit && !o.remove { // those that a person launches need it too
+		if _, err := furnish(ctx, o, c); err != nil {
+			return nil, err
+		}
+	}
 	have, err := c.Compute.List(ctx, compute.ListOptions{})
 	if err != nil {
 		return nil, err
 	}
-	byName := map[string]compute.Instance{}
-	for _, i := range have {
-		byName[i.Name] = i
-	}
 	var ids []string
 	for n := 1; n <= o.instances; n++ {
 		name := fmt.Sprintf("mini-%d", n)
-		i, exists := byName[name]
-		delete(byName, name)
-		if exists && (i.State == compute.StateError || i.Task == compute.TaskDeleting) {
-			s.print("%s: %s; terminating it", name, i.Fault)
-			if err := terminate(ctx, c, i); err != nil {
+		at := slices.IndexFunc(have, func(i compute.Instance) bool { return i.Name == name })
+		var i compute.Instance
+		if at >= 0 {
+			i = have[at]
+			have = slices.Delete(have, at, at+1)
+		}
+		if at >= 0 && (i.State == compute.StateError || i.Task == compute.TaskDeleting) {
+			s.print("%s is %s: %s", name, i.Status(), i.Fault)
+			if err := terminate(ctx, c, s, i); err != nil {
 				return nil, err
 			}
-			exists = false
+			at = -1
 		}
 		switch {
-		case !exists:
+		case at < 0:
 			if i, err = launch(ctx, o, c, name); err != nil {
 				return nil, fmt.Errorf("launching %s: %w", name, err)
 			}
@@ -63,26 +73,24 @@ func converge(ctx context.Context, o options, c *dewpoint.Services, s *screen) (
 		}
 		ids = append(ids, i.ID)
 	}
-	for name, i := range byName {
-		s.print("%s: terminating", name)
-		if err := c.Compute.Terminate(ctx, i.ID); err != nil && !errdefs.IsNotFound(err) {
-			return nil, err
-		}
-	}
-	for name, i := range byName {
-		if err := c.Compute.WaitGone(ctx, i.ID); err != nil {
-			return nil, err
-		}
-		s.print("%s: gone", name)
-	}
-	return ids, nil
+	return ids, terminate(ctx, c, s, slices.DeleteFunc(have, func(i compute.Instance) bool { return !o.remove && !own.MatchString(i.Name) })...)
 }
 
-func terminate(ctx context.Context, c *dewpoint.Services, i compute.Instance) error {
-	if err := c.Compute.Terminate(ctx, i.ID); err != nil && !errdefs.IsNotFound(err) {
-		return err
+// terminate terminates machines, and returns when they are gone.
+func terminate(ctx context.Context, c *dewpoint.Services, s *screen, machines ...compute.Instance) error {
+	for _, i := range machines {
+		s.print("%s: terminating", i.Name)
+		if err := c.Compute.Terminate(ctx, i.ID); err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
 	}
-	return c.Compute.WaitGone(ctx, i.ID)
+	for _, i := range machines {
+		if err := c.Compute.WaitGone(ctx, i.ID); err != nil {
+			return err
+		}
+		s.print("%s: gone", i.Name)
+	}
+	return nil
 }
 
 func launch(ctx context.Context, o options, c *dewpoint.Services, name string) (compute.Instance, error) {

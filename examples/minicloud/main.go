@@ -4,8 +4,9 @@
 // It reads from the top: main.go is the command line, cloud.go puts a cloud together out of its parts, launch.go asks it
 // for machines, show.go tells what becomes of them, and host_linux.go keeps all of it apart from the rest of the machine.
 //
-// With a command it is one process of a cloud on several machines: command.go lists them, controller.go and node.go are the two
-// that stay, link.go is what connects them, and ask.go is what a person asks.
+// With a command it asks that cloud for something: command.go lists them, ask.go and askvolumes.go are what a person asks, and take.go brings it there.
+// Or it is one process of a cloud on several machines, which takes the same commands: controller.go and node.go are the two that stay, and link.go is
+// what connects them.
 package main
 
 import (
@@ -65,6 +66,7 @@ type options struct {
 	bootSize   int
 
 	args []string
+	set  []string // the flags that were given, as words, but for those that say how to ask
 }
 
 const (
@@ -103,13 +105,19 @@ func main() {
 	}
 }
 
-// understand returns what the command line asks for; what is wrong with it is said on w.
+// understand returns what the command line asks for; what is wrong with it, and help, is said on w.
 func understand(args []string, w io.Writer) (func(context.Context, io.Writer) error, error) {
-	for _, c := range commands() {
-		if words := strings.Fields(c.name); len(args) >= len(words) && slices.Equal(args[:len(words)], words) {
-			o, err := parseCommand(c, args[len(words):], w)
-			return func(ctx context.Context, out io.Writer) error { return c.run(ctx, o, out) }, err
-		}
+	if len(args) > 0 && args[0] == "help" {
+		args = append(slices.Clone(args[1:]), "-help")
+	}
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		c, o, err := parseWords(args, w)
+		return func(ctx context.Context, out io.Writer) error {
+			if c.ask != nil {
+				return askCloud(ctx, c, o, out)
+			}
+			return c.run(ctx, o, out)
+		}, err
 	}
 	o, err := parse(args, w)
 	return func(ctx context.Context, out io.Writer) error { return run(ctx, o, out) }, err
@@ -120,15 +128,15 @@ func parse(args []string, w io.Writer) (options, error) {
 	var o options
 	f := flag.NewFlagSet("minicloud", flag.ContinueOnError)
 	f.SetOutput(w)
-	f.StringVar(&o.dir, "dir", defaultDir, "where it keeps everything: records, images, disks, libvirt's files; at most 72 bytes")
-	f.IntVar(&o.instances, "instances", 2, "how many machines there shall be, 0 to 200; others are terminated")
-	f.TextVar(&o.cidr, "cidr", defaultCIDR, "the machines' subnet")
-	f.TextVar(&o.cidr6, "cidr6", defaultCIDR6, "the machines' IPv6 subnet, a /64; \"\": none")
-	f.StringVar(&o.bridge, "bridge", "br100", "the bridge that they are on")
-	f.StringVar(&o.uplink, "uplink", "", "a network card that joins the bridge, with its addresses and routes; needs -netns host")
-	f.StringVar(&o.netns, "netns", "minicloud", "the network namespace that the cloud lives in, as in `ip netns`; \"host\": the host's own network")
-	f.IntVar(&o.memory, "memory", 128, "memory of a machine in MiB, 96 to 4096")
-	f.DurationVar(&o.wait, "wait", 90*time.Second, "how long to wait for the machines to come up and reach each other")
+	f.StringVar(&o.dir, "dir", defaultDir, "the `directory` where it keeps everything: records, images, disks, libvirt's files; at most 72 bytes")
+	f.IntVar(&o.instances, "instances", 2, "how `many` machines called mini-1, mini-2, … there shall be, 0 to 200; more of these are terminated, and others are left alone")
+	f.TextVar(&o.cidr, "cidr", defaultCIDR, "the machines' `subnet`")
+	f.TextVar(&o.cidr6, "cidr6", defaultCIDR6, "the machines' IPv6 `subnet`, a /64; \"\": none")
+	f.StringVar(&o.bridge, "bridge", "br100", "the `bridge` that they are on")
+	f.StringVar(&o.uplink, "uplink", "", "a network `card` that joins the bridge, with its addresses and routes; needs -netns host")
+	f.StringVar(&o.netns, "netns", "minicloud", "the network `namespace` that the cloud lives in, as in \"ip netns\"; \"host\": the host's own network")
+	f.IntVar(&o.memory, "memory", 128, "memory of a machine in `MiB`, 96 to 4096")
+	f.DurationVar(&o.wait, "wait", 90*time.Second, "how `long` to wait for the machines to come up and reach each other")
 	f.BoolVar(&o.exit, "exit", false, "exit when the machines have reached each other, and take everything down again")
 	f.BoolVar(&o.keep, "keep", false, "with -exit: exit, but let the machines run on")
 	f.BoolVar(&o.remove, "remove", false, "take down what an earlier minicloud left running, and remove its files")
@@ -137,17 +145,17 @@ func parse(args []string, w io.Writer) (options, error) {
 	f.Usage = func() {
 		fmt.Fprint(w, "minicloud: a cloud on this machine, with real virtual machines in it. It needs root.\n\n")
 		f.PrintDefaults()
-		fmt.Fprint(w, "\nOn several machines, minicloud COMMAND; minicloud COMMAND -help says more:\n\n")
-		for _, c := range commands() {
-			fmt.Fprintf(w, "  %-17s%s\n", c.name, c.about)
-		}
+		fmt.Fprint(w, "\nWhile it runs, minicloud COMMAND, with the same -dir, asks it for something; minicloud COMMAND -help says more:\n\n")
+		summary(w, func(c command) bool { return c.ask != nil })
+		fmt.Fprint(w, "\nThe same commands ask a cloud on several machines, on its controller or any of its nodes, which are commands too:\n\n")
+		summary(w, func(c command) bool { return c.run != nil })
 	}
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
 	switch {
 	case f.NArg() > 0:
-		return o, fmt.Errorf("takes no argument, but has %q", f.Arg(0))
+		return o, fmt.Errorf("takes no argument, but has %q; a command comes first, before flags", f.Arg(0))
 	case o.instances < 0 || o.instances > 200:
 		return o, fmt.Errorf("-instances is %d, must be 0 to 200", o.instances)
 	case o.memory < 96 || o.memory > 4096:
@@ -173,6 +181,9 @@ func run(ctx context.Context, o options, w io.Writer) error {
 	logger := slog.New(slog.DiscardHandler)
 	if o.verbose {
 		logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	if err := alien(credentialsFile(o), "a controller or a node"); err != nil && !o.remove {
+		return err
 	}
 	h, err := prepareHost(ctx, o, logger)
 	if err != nil {

@@ -143,7 +143,7 @@ func TestACommandLineThatIsWrongSaysHow(t *testing.T) {
 		{"-uplink eth0", "-netns host"},
 		{"-keep", "-keep goes with -exit"},
 		{"-audit -exit", "-audit goes with neither"},
-		{"more", `takes no argument, but has "more"`},
+		{"-exit launch", `takes no argument, but has "launch"; a command comes first`},
 		{"-netns=", "-netns is empty"},
 	} {
 		_, err := parse(strings.Fields(c.args), &bytes.Buffer{})

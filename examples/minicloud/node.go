@@ -21,6 +21,9 @@ import (
 func runNode(ctx context.Context, o options, w io.Writer) (err error) {
 	s := &screen{w: w, start: time.Now()}
 	logger := o.logger(os.Stderr)
+	if err := alien(recordsFile(o), "a cloud on one machine"); err != nil {
+		return err
+	}
 	if os.Geteuid() != 0 {
 		return errors.New("needs root: bridges, taps and libvirt are made")
 	}

@@ -81,8 +81,10 @@ func (s *screen) follow(ctx context.Context, o options, c *dewpoint.Services, id
 			return nil, ctx.Err()
 		}
 	}
-	s.table(machines)
-	s.consoles(machines)
+	if len(machines) > 0 {
+		s.table(machines)
+		s.consoles(machines)
+	}
 	return func() error {
 		if len(missing) == 0 {
 			return nil

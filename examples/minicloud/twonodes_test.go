@@ -114,8 +114,7 @@ func TestWhereANodesVolumesAre(t *testing.T) {
 		require.Equal(t, c.want, got)
 	}
 	for _, wrong := range []string{"0.0.0.0:3260", "[::]:3260", "node-1:3260", "192.0.2.7"} {
-		c := commands()[1]
-		_, err := parseCommand(c, []string{"-volumes", wrong}, &bytes.Buffer{})
+		_, _, err := parseWords([]string{"node", "-volumes", wrong}, &bytes.Buffer{})
 		require.ErrorContains(t, err, "-volumes is", wrong)
 	}
 }

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dewpoint-cloud/dewpoint"
+	"github.com/dewpoint-cloud/dewpoint/volume/fakevolume"
+)
+
+// asks has a process ask the cloud in a directory.
+func asks(ctx context.Context, dir, args string) (string, error) {
+	do, err := understand(append(strings.Fields(args), "-dir", dir), io.Discard)
+	if err != nil {
+		return "", err
+	}
+	var said bytes.Buffer
+	err = do(ctx, &said)
+	return said.String(), err
+}
+
+// TestCommandsAreTaken by a process that has its cloud for itself, as long as it lives.
+func TestCommandsAreTaken(t *testing.T) {
+	dir := t.TempDir()
+	_, err := asks(t.Context(), dir, "volume list")
+	require.ErrorContains(t, err, "no minicloud runs in "+dir)
+	driver, err := fakevolume.New(fakevolume.Config{Dir: t.TempDir(), TotalGiB: 16})
+	require.NoError(t, err)
+	cloud, err := dewpoint.New(dewpoint.Config{Dir: filepath.Join(dir, "cloud"), VolumeDriver: driver, VolumeExporter: fakevolume.NewExporter()})
+	require.NoError(t, err)
+	require.NoError(t, os.MkdirAll(filepath.Dir(socket(options{dir: dir})), 0o700))
+	require.NoError(t, os.WriteFile(socket(options{dir: dir}), nil, 0o600)) // as one that was killed leaves it
+	o := options{dir: dir, netns: "host"}
+	require.NoError(t, during(t.Context(), cloud, func(ctx context.Context, s *dewpoint.Services) error {
+		return take(ctx, o, s, func() error {
+			does := func(args, says string) {
+				t.Helper()
+				out, err := asks(t.Context(), dir, args)
+				require.NoError(t, err)
+				require.Regexp(t, says, out)
+			}
+			does("volume create -size 2 -name data", `^\S{36}\tdata\t2 GiB\tavailable\n$`)
+			does("volume extend data -size 3", `\tdata\t3 GiB\tavailable\n$`)
+			does("volume list", `(?m)^\S{36} +data +3 GiB +available `)
+			_, err := asks(t.Context(), dir, "volume create -name tränke -size 2000000")
+			require.ErrorContains(t, err, "SizeGiB is 2000000")
+			_, err = asks(t.Context(), dir, "volume delete tränke")
+			require.EqualError(t, err, `volume "tränke": not found`)
+			_, err = asks(t.Context(), dir, "volume attach data nobody")
+			require.EqualError(t, err, `machine "nobody": not found`)
+
+			// Only what asks is taken, and the directory is the taker's.
+			for _, words := range []string{`["controller"]`, `["volume"]`, `["nonsense"]`, `["volume","list","-sice","2"]`, `nonsense`} {
+				w := &recorder{head: http.Header{}}
+				r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "/", strings.NewReader(words))
+				require.NoError(t, err)
+				commandHandler(o, s).ServeHTTP(w, r)
+				require.Equal(t, http.StatusBadRequest, w.status, words)
+			}
+			info, err := os.Stat(filepath.Dir(socket(o)))
+			require.NoError(t, err)
+			require.Equal(t, os.FileMode(0o700), info.Mode().Perm(), "nobody else may ask")
+
+			// Who goes away is not waited for.
+			life, end := context.WithCancel(t.Context())
+			end()
+			_, err = asks(life, dir, "volume list")
+			require.ErrorIs(t, err, context.Canceled)
+			return nil
+		})
+	}))
+	_, err = asks(t.Context(), dir, "volume list")
+	require.ErrorContains(t, err, "no minicloud runs in "+dir)
+}
+
+type recorder struct {
+	head   http.Header
+	status int
+}
+
+func (r *recorder) Header() http.Header         { return r.head }
+func (r *recorder) Write(b []byte) (int, error) { return len(b), nil }
+func (r *recorder) WriteHeader(status int)      { r.status = status }
+
+// TestVolumesBesideMinicloud: a person starts minicloud, and asks it for volumes and machines from a second shell. What they launched is theirs.
+func TestVolumesBesideMinicloud(t *testing.T) {
+	r := newRig(t)
+	run := func(args string) (string, error) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		defer cancel()
+		out, err := exec.CommandContext(ctx, r.program, append(strings.Fields(args), "-dir", r.dir)...).CombinedOutput()
+		return string(out), err
+	}
+	does := func(args, says string) {
+		t.Helper()
+		out, err := run(args)
+		require.NoError(t, err, out)
+		require.Regexp(t, says, out)
+	}
+	start := func(args ...string) (stop func() string) {
+		t.Helper()
+		cmd := r.command(t.Context(), args...)
+		log, err := os.Create(filepath.Join(filepath.Dir(r.dir), "log"))
+		require.NoError(t, err)
+		cmd.Stdout, cmd.Stderr = log, log
+		require.NoError(t, cmd.Start())
+		text := func() string { b, _ := os.ReadFile(log.Name()); return string(b) }
+		require.Eventually(t, func() bool { return strings.Contains(text(), "stays up until interrupted") }, 2*time.Minute, 100*time.Millisecond, "%s", text)
+		return func() string {
+			require.NoError(t, cmd.Process.Signal(os.Interrupt))
+			require.NoError(t, cmd.Wait())
+			require.NoError(t, log.Close())
+			return text()
+		}
+	}
+	stop := start("-instances", "1", "-memory", "96")
+	does("volume create -size 1 -name data", `\tdata\t1 GiB\tavailable`)
+	does("volume attach data mini-1", `\tdata\t1 GiB\tin-use\tmini-1 as vdb\n`)
+	does("volume list", `data +1 GiB +in-use +\S+ +mini-1 as vdb`)
+	does("volume extend data -size 2", `\tdata\t2 GiB\tin-use`)
+	does("volume snapshot data -name before", `\tbefore\t2 GiB\tavailable`)
+	out, err := run("volume delete data")
+	require.Error(t, err, out)
+	require.Contains(t, out, "minicloud: ")
+	does("volume detach data", `\tdata\t2 GiB\tavailable`)
+	does("launch -name mine -boot-size 1", `(?m)^\S+\tmine\taccepted\n\S+\tmine\tACTIVE$`)
+	does("list", `(?s) mine +ACTIVE .* mini-1 +ACTIVE | mini-1 +ACTIVE .* mine +ACTIVE `)
+	does("datapath", `(?s)desired:\n.*  tap .*difference:\n  none\n$`)
+
+	// Ended and begun again, with machines of its own that are fewer, it leaves the person's alone.
+	stop()
+	stop = start("-instances", "0")
+	does("list", `^.*\n\S{36}  mine +ACTIVE .*\n$`)
+	does("volume list", `data +2 GiB +available`)
+	does("terminate mine", `\tmine\tgone`)
+	does("launch -name other", `\tother\tACTIVE`)
+	require.Contains(t, stop(), "mini-1: gone")
+
+	out, err = r.run(t.Context(), "-remove")
+	require.NoError(t, err, out)
+	require.Contains(t, out, "other: gone")
+	require.Empty(t, r.processes(t))
+}
