@@ -176,6 +176,14 @@ func (c *call) filter(ctx context.Context) (filter, error) {
 	return f, failed("read the packet filter", err)
 }
 
+func (c *call) class(ctx context.Context, chain string) (n uint32, there bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return 0, false, err
+	}
+	n, there, err = c.wire.class(chain)
+	return n, there, failed("read the packet filter", err)
+}
+
 func (c *call) commit(ctx context.Context, change filterChange) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -270,19 +278,35 @@ func (c *call) plugFilter(ctx context.Context, t network.Tap, have *nic) error {
 			}
 		}
 	}
-	err := c.commit(ctx, change)
-	if !errors.Is(err, unix.ENOENT) {
-		return err
-	}
-	if t.Guarded { // the chains and sets that the elements are for may be missing
+	whole := !t.Guarded // the change makes what its elements are for
+	makeWhole := func() {
+		whole = true
+		for chain, n := range change.classes {
+			change.add = append(change.add, classElement(n, chain))
+		}
 		change.write = append(change.write, chooser(t.Groups)...)
 		for _, id := range t.Groups {
 			change.sets = append(change.sets, groupSets(id)...)
 			change.ensure = append(change.ensure, rulesIn+id, rulesOut+id)
 		}
-		if err = c.commit(ctx, change); !errors.Is(err, unix.ENOENT) {
+	}
+	if t.Guarded {
+		chain := choose + choice(t)
+		n, there, err := c.class(ctx, chain)
+		if err != nil {
 			return err
 		}
+		if change.classes = map[string]uint32{chain: n}; !there {
+			makeWhole()
+		}
+	}
+	err := c.commit(ctx, change)
+	if errors.Is(err, unix.ENOENT) && !whole {
+		makeWhole()
+		err = c.commit(ctx, change)
+	}
+	if !errors.Is(err, unix.ENOENT) {
+		return err
 	}
 	// Or the table, a set of all taps, or something that was to go.
 	f, err := c.filter(ctx)

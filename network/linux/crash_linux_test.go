@@ -48,6 +48,11 @@ func (m *mortal) group(id string) (filter, error) {
 	return dies(m, func() (filter, error) { return m.wire.group(id) })
 }
 
+func (m *mortal) class(chain string) (n uint32, there bool, err error) {
+	n, err = dies(m, func() (n uint32, err error) { n, there, err = m.wire.class(chain); return n, err })
+	return n, there, err
+}
+
 func (m *mortal) nat() (nat, error) { return dies(m, m.wire.nat) }
 
 func (m *mortal) setNAT(have, want nat) error {

@@ -16,8 +16,9 @@
 // # Security groups
 //
 // Behind the filter against forgeries stands one for security groups, in both directions. A group is two chains with its rules and two
-// sets with its members; a map says which a tap's are. So a member more is one element, a port more are some elements, and no packet
-// meets rules of groups that its tap is not in. A tap that the map does not know is cut off.
+// sets with its members. Taps that are in the same groups are of one class: a map has the class of a tap, another the chain of a class. So a member
+// more is one element, a port more are some elements, and no packet meets rules of groups that its tap is not in. A tap that the maps do not know is
+// cut off. Between the two maps the class is the packet's mark (meta mark), which is 0 behind the filter, whatever it was before.
 //
 // The filter remembers the flows that rules let begin, in sets that it fills itself: the bridge family has connection tracking only where the
 // kernel was built for it, and that mixes up networks with the same addresses. Flows are a tap's own. A flow is forgotten some time

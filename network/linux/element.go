@@ -1,6 +1,7 @@
 package linux
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -13,7 +14,7 @@ import (
 type element struct {
 	set string
 	key string // as the kernel wants it
-	to  string // the chain, in a map
+	to  string // the chain, in a map; in groups_of by its class
 }
 
 // elements returns the facts about a port: what it may send, what it gets, and by which rules.
@@ -71,11 +72,13 @@ func (e element) parse() (tap string, mac net.HardwareAddr, ip netip.Addr, err e
 	return tap, net.HardwareAddr(e.key[16:22]), ip, nil
 }
 
-// String is the element as nft writes it.
+// String is the element as nft writes it, but with the chain of a class.
 func (e element) String() string {
 	tap, mac, ip, err := e.parse()
 	_, member := groupOf(e.set)
 	switch {
+	case e.set == choosers && len(e.key) == 4:
+		return fmt.Sprintf("0x%08x : goto %s", binary.NativeEndian.Uint32([]byte(e.key)), e.to)
 	case member:
 		a, _ := netip.AddrFromSlice([]byte(e.key))
 		return a.String()
@@ -83,6 +86,8 @@ func (e element) String() string {
 		return err.Error()
 	case ip.IsValid():
 		return fmt.Sprintf("%q . %v . %v", tap, mac, ip)
+	case e.set == groupsOf:
+		return fmt.Sprintf("%q : %s", tap, e.to)
 	case e.to != "":
 		return fmt.Sprintf("%q : goto %s", tap, e.to)
 	case mac == nil:

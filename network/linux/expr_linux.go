@@ -18,7 +18,7 @@ func table() *nftables.Table {
 func (s set) kernel() *nftables.Set {
 	types := map[string]nftables.SetDatatype{
 		"ifname": nftables.TypeIFName, "ether_addr": nftables.TypeEtherAddr, "ipv4_addr": nftables.TypeIPAddr, "ipv6_addr": nftables.TypeIP6Addr,
-		"iface_index": nftables.TypeIFIndex, "inet_proto": nftables.TypeInetProto, "inet_service": nftables.TypeInetService,
+		"mark": nftables.TypeMark, "iface_index": nftables.TypeIFIndex, "inet_proto": nftables.TypeInetProto, "inet_service": nftables.TypeInetService,
 	}
 	var joined []nftables.SetDatatype
 	for _, name := range s.types {
@@ -26,12 +26,15 @@ func (s set) kernel() *nftables.Set {
 	}
 	// The byte order is what nft goes by to show names of interfaces.
 	k := &nftables.Set{Table: table(), Name: s.name, KeyType: joined[0], KeyByteOrder: binaryutil.NativeEndian, Size: s.size,
-		Dynamic: s.learns, HasTimeout: s.learns, IsMap: s.verdicts}
+		Dynamic: s.learns, HasTimeout: s.learns, IsMap: s.to != ""}
 	if len(joined) > 1 {
 		k.KeyType, k.Concatenation = nftables.MustConcatSetType(joined...), true
 	}
-	if s.verdicts {
+	switch s.to {
+	case "verdict":
 		k.DataType = nftables.TypeVerdict
+	case "mark":
+		k.DataType = nftables.TypeMark
 	}
 	return k
 }
@@ -49,7 +52,7 @@ func (c chain) kernel() *nftables.Chain {
 }
 
 // exprs is the rule in the kernel's terms. Fields go to registers of 4 bytes, side by side where they are joined.
-func (r rule) exprs(sets map[string]*nftables.Set) []expr.Any {
+func (r rule) exprs() []expr.Any {
 	var all []expr.Any
 	for _, m := range r.matches {
 		at := uint32(unix.NFT_REG32_00)
@@ -62,19 +65,20 @@ func (r rule) exprs(sets map[string]*nftables.Set) []expr.Any {
 			all = append(all, &expr.Bitwise{SourceRegister: first, DestRegister: first, Len: uint32(len(m.mask)), Mask: m.mask,
 				Xor: bytes.Repeat([]byte{0}, len(m.mask))})
 		}
-		id := uint32(0) // 0: the set is found by its name
-		if s := sets[m.set]; s != nil {
-			id = s.ID
-		}
 		switch m.op {
 		case in, notIn:
-			all = append(all, &expr.Lookup{SourceRegister: first, SetName: m.set, SetID: id, Invert: m.op == notIn})
+			all = append(all, &expr.Lookup{SourceRegister: first, SetName: m.set, Invert: m.op == notIn})
 		case through:
-			all = append(all, &expr.Lookup{SourceRegister: first, SetName: m.set, SetID: id, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true})
+			all = append(all, &expr.Lookup{SourceRegister: first, SetName: m.set, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true})
+		case marked:
+			all = append(all, &expr.Lookup{SourceRegister: first, SetName: m.set, DestRegister: first, IsDestRegSet: true},
+				&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: first})
+		case unmarked:
+			all = append(all, &expr.Immediate{Register: first, Data: make([]byte, 4)}, &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: first})
 		case overRate:
 			all = append(all, &expr.Limit{Type: expr.LimitTypePktBytes, Rate: m.rate, Burst: m.burst, Unit: expr.LimitTimeSecond, Over: true})
 		case learnt, exceed:
-			learn := &expr.Dynset{SrcRegKey: first, SetName: m.set, SetID: id, Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: time.Duration(m.seconds) * time.Second}
+			learn := &expr.Dynset{SrcRegKey: first, SetName: m.set, Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: time.Duration(m.seconds) * time.Second}
 			if m.op == exceed {
 				learn.Exprs = []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: newFlowsPerSecond, Burst: newFlowsAtOnce, Unit: expr.LimitTimeSecond, Over: true}}
 			}
@@ -103,7 +107,7 @@ func (f field) load(register uint32) expr.Any {
 	case ofMeta:
 		keys := map[meta]expr.MetaKey{
 			inGroup: expr.MetaKeyIIFGROUP, outGroup: expr.MetaKeyOIFGROUP, inName: expr.MetaKeyIIFNAME, outName: expr.MetaKeyOIFNAME,
-			l4proto: expr.MetaKeyL4PROTO, inIndex: expr.MetaKeyIIF, outIndex: expr.MetaKeyOIF,
+			l4proto: expr.MetaKeyL4PROTO, inIndex: expr.MetaKeyIIF, outIndex: expr.MetaKeyOIF, packetMark: expr.MetaKeyMARK,
 		}
 		return &expr.Meta{Key: keys[f.meta], Register: register}
 	case ofLink:

@@ -1,13 +1,12 @@
 package linux
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -49,8 +48,12 @@ func (k *kernel) filter() (filter, error) {
 	return f, nil
 }
 
-// readSet reads the elements of a set. One that went away meanwhile has none.
+// readSet reads the elements of a set, of one whose elements are classes after that of the classes. One that went away meanwhile has none.
 func (k *kernel) readSet(s set, elements map[element]bool) error {
+	var named classes
+	if s.to == "mark" {
+		named = filter{elements: elements}.classes()
+	}
 	found, err := k.nft.GetSetElements(s.kernel())
 	if errors.Is(err, unix.ENOENT) {
 		return nil
@@ -60,26 +63,75 @@ func (k *kernel) readSet(s set, elements map[element]bool) error {
 	}
 	for _, e := range found {
 		to := ""
-		if s.verdicts {
+		switch {
+		case s.to == "verdict":
 			to = verdictChain(e.Val)
+		case s.to == "mark" && len(e.Val) == 4:
+			to = named[binary.NativeEndian.Uint32(e.Val)]
 		}
 		elements[element{s.name, string(e.Key), to}] = true
 	}
 	return nil
 }
 
-// verdictChain returns the chain that a verdict goes to. The library hands verdicts over as the kernel writes them.
-func verdictChain(verdict []byte) (chain string) {
-	decoder, err := netlink.NewAttributeDecoder(verdict)
+// class returns the class of the taps whose groups' chain this is, and whether the table has it already; if not, one that is free. It looks
+// at one element, and only if that is another's at all.
+func (k *kernel) class(chain string) (n uint32, there bool, err error) {
+	if holder, err := k.holder(firstClass(chain)); err != nil || holder == chain {
+		return firstClass(chain), err == nil, err
+	}
+	f := filter{elements: map[element]bool{}}
+	if err := k.readSet(set{name: choosers, types: []string{"mark"}, to: "verdict"}, f.elements); err != nil {
+		return 0, false, fmt.Errorf("classes: %w", err)
+	}
+	holders := f.classes()
+	if n, there = holders.byChain()[chain]; !there {
+		n = holders.free(chain)
+	}
+	return n, there, nil
+}
+
+// holder returns the chain that taps of a class go to, "" if there is none.
+func (k *kernel) holder(class uint32) (chain string, err error) {
+	var b batch
+	b.message(unix.NFT_MSG_GETSETELEM, 0, func() {
+		b.text(unix.NFTA_SET_ELEM_LIST_TABLE, tableName)
+		b.text(unix.NFTA_SET_ELEM_LIST_SET, choosers)
+		b.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func() { b.element(classElement(class, ""), false, nil) })
+	})
+	replies, err := k.rules.Execute(netlink.Message{Data: b.bytes[unix.SizeofNlMsghdr:],
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETSETELEM, Flags: netlink.Request}})
+	if errors.Is(err, unix.ENOENT) {
+		return "", nil
+	}
+	for _, reply := range replies {
+		data := reply.Data[min(4, len(reply.Data)):]
+		for _, kind := range []uint16{unix.NFTA_SET_ELEM_LIST_ELEMENTS, unix.NFTA_LIST_ELEM, unix.NFTA_SET_ELEM_DATA, unix.NFTA_DATA_VERDICT} {
+			data = inner(data, kind)
+		}
+		chain = verdictChain(data)
+	}
+	return chain, err
+}
+
+// inner returns the first attribute of a kind, nil if there is none.
+func inner(attributes []byte, kind uint16) []byte {
+	decoder, err := netlink.NewAttributeDecoder(attributes)
 	if err != nil {
-		return ""
+		return nil
 	}
 	for decoder.Next() {
-		if decoder.Type() == unix.NFTA_VERDICT_CHAIN {
-			chain = decoder.String()
+		if decoder.Type() == kind {
+			return decoder.Bytes()
 		}
 	}
-	return chain
+	return nil
+}
+
+// verdictChain returns the chain that a verdict goes to. The library hands verdicts over as the kernel writes them.
+func verdictChain(verdict []byte) (chain string) {
+	name, _, _ := bytes.Cut(inner(verdict, unix.NFTA_VERDICT_CHAIN), []byte{0})
+	return string(name)
 }
 
 // group reads the two sets and the two chains of a group.
@@ -227,109 +279,49 @@ func sameHook(have, want *nftables.Chain) bool {
 }
 
 func (k *kernel) commit(c filterChange) error {
-	t := table()
-	ids := map[string]*nftables.Set{}
-	constant := append(sets(), learning()...)
-	for _, s := range constant {
-		ids[s.name] = s.kernel()
-	}
+	b := newBatch(1<<14 + 128*(len(c.add)+len(c.remove))) // one element has less
 	if c.drop || c.rebuild {
-		k.nft.AddTable(t) // so that there is one to delete
-		k.nft.DelTable(t)
-	}
-	if c.rebuild {
-		k.nft.AddTable(t)
-		for _, s := range constant {
-			if err := k.nft.AddSet(ids[s.name], nil); err != nil {
-				return k.giveUp(err)
-			}
-		}
-	}
-	for _, s := range c.sets {
-		ids[s.name] = s.kernel()
-		if err := k.nft.AddSet(ids[s.name], nil); err != nil {
-			return k.giveUp(err)
-		}
+		b.addTable() // so that there is one to delete
+		b.delTable()
 	}
 	write := c.write
 	if c.rebuild {
+		b.addTable()
 		write = append(chains(), write...)
+		for _, s := range append(sets(), learning()...) {
+			b.addSet(s)
+		}
+	}
+	for _, s := range c.sets {
+		b.addSet(s)
 	}
 	for _, name := range c.ensure {
-		k.nft.AddChain(chain{name: name}.kernel())
+		b.addChain(chain{name: name})
 	}
 	for _, w := range write {
-		k.nft.AddChain(w.kernel())
+		b.addChain(w)
 	}
 	if !c.rebuild { // nothing is in chains of a new table
 		for _, w := range c.write {
-			k.nft.FlushChain(w.kernel())
+			b.flushChain(w.name)
 		}
 	}
 	for _, name := range c.dropChains {
-		k.nft.FlushChain(chain{name: name}.kernel())
+		b.flushChain(name)
 	}
 	for _, w := range write {
 		for _, r := range w.rules {
-			k.nft.AddRule(&nftables.Rule{Table: t, Chain: w.kernel(), Exprs: r.exprs(ids),
-				UserData: userdata.AppendString(nil, userdata.TypeComment, r.comment())})
+			b.addRule(w.name, r)
 		}
 	}
 	// Removed first: an element that is in both stays.
-	if err := k.changeElements(ids, c.remove, k.nft.SetDeleteElements, false); err != nil {
-		return k.giveUp(err)
-	}
-	if err := k.changeElements(ids, c.add, k.nft.SetAddElements, true); err != nil {
-		return k.giveUp(err)
-	}
+	b.elements(unix.NFT_MSG_DELSETELEM, 0, c.remove, nil)
+	b.elements(unix.NFT_MSG_NEWSETELEM, netlink.Create, c.add, c.classes)
 	for _, name := range c.dropChains {
-		k.nft.DelChain(chain{name: name}.kernel())
+		b.delChain(name)
 	}
 	for _, s := range c.dropSets {
-		k.nft.DelSet(s.kernel())
+		b.delSet(s)
 	}
-	return k.nft.Flush()
-}
-
-// elementsAtOnce is how many elements are made ready at once. The library makes messages of at most 64 KiB of them.
-const elementsAtOnce = 1000
-
-// changeElements does the same to all elements, set by set.
-func (k *kernel) changeElements(ids map[string]*nftables.Set, all []element, change func(*nftables.Set, []nftables.SetElement) error, verdicts bool) error {
-	sizes, bySet := map[string]int{}, map[string][]element{}
-	for _, e := range all {
-		sizes[e.set]++
-	}
-	for name, n := range sizes {
-		bySet[name] = make([]element, 0, n)
-	}
-	for _, e := range all {
-		bySet[e.set] = append(bySet[e.set], e)
-	}
-	elements := make([]nftables.SetElement, 0, min(len(all), elementsAtOnce))
-	for _, name := range slices.Sorted(maps.Keys(bySet)) {
-		s := ids[name]
-		if s == nil {
-			s = set{name: name, types: []string{"ipv4_addr"}}.kernel() // a group's, found by its name
-		}
-		for some := range slices.Chunk(bySet[name], elementsAtOnce) {
-			elements = elements[:0]
-			for _, e := range some {
-				in := nftables.SetElement{Key: []byte(e.key)}
-				if verdicts && e.to != "" {
-					in.VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: e.to}
-				}
-				elements = append(elements, in)
-			}
-			if err := change(s, elements); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// giveUp drops the transaction that was begun.
-func (k *kernel) giveUp(err error) error {
-	return errors.Join(err, k.nft.Flush()) // one with an error is refused before it is sent
+	return k.send(b)
 }

@@ -2,9 +2,11 @@ package linux
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/dewpoint-cloud/dewpoint/network"
@@ -12,8 +14,9 @@ import (
 
 // Names of what security groups are in the table. A group has two chains, which its rules are in, and two sets, of
 // its members. What taps with the same groups share are two chains more, which jump to those of the groups, one after the other, and one
-// that goes to the first or the second; a map says which is a tap's. So no rule names a tap, and a member more is an element more. The map is
-// one for both ways, because the kernel looks at all of it, for each way, whenever a tap comes.
+// that goes to the first or the second. One map has a tap's class, a number, and another the chain of a class: whenever something comes that leads to
+// a chain, the kernel looks at all such elements of the table, and those are as few as there are combinations of groups. So no rule names a tap, and a
+// member more is an element more.
 const (
 	rulesIn, rulesOut   = "in-", "out-" // and the group's id
 	members4, members6  = "m4-", "m6-"  // and the group's id
@@ -30,8 +33,9 @@ const (
 	otherFlows          = "_other" // echo requests, and protocols without ports
 	fragments           = "frags"  // IPv4 packets whose first fragment passed
 	rateIn, rateOut     = "rate_in", "rate_out"
-	open                = "open" // taps that have no groups
-	groupsOf            = "groups_of"
+	open                = "open"      // taps that have no groups
+	groupsOf            = "groups_of" // the class of a tap: what its groups are
+	choosers            = "choosers"  // the chain of a class
 	metadataAddress     = "169.254.169.254"
 	newFlowsPerSecond   = 2000  // of one tap, that are remembered
 	newFlowsAtOnce      = 20000 // of one tap, that are remembered
@@ -61,8 +65,44 @@ func chooser(groups []string) []chain {
 	drop := rule{"what no group lets through", nil, "drop"}
 	in.rules, out.rules = append(in.rules, drop), append(out.rules, drop)
 	return []chain{in, out, {name: choose + combination(groups), rules: []rule{
-		{"what guests get", []match{group(outGroup, "meta oifgroup")}, "goto " + in.name}, {"what guests send", nil, "goto " + out.name}}}}
+		{"what guests get", []match{group(outGroup, "meta oifgroup"), {op: unmarked}}, "goto " + in.name},
+		{"what guests send", []match{{op: unmarked}}, "goto " + out.name}}}}
 }
+
+// classes are the chains that taps of each class go to.
+type classes map[uint32]string
+
+// byChain is which class goes to each chain.
+func (c classes) byChain() map[string]uint32 {
+	all := make(map[string]uint32, len(c))
+	for n, chain := range c {
+		all[chain] = n
+	}
+	return all
+}
+
+// free is a class that can be this chain's: what its name begins with, or the next that is no other's.
+func (c classes) free(chain string) uint32 {
+	n := firstClass(chain)
+	for c[n] != "" {
+		n++
+	}
+	return n
+}
+
+// firstClass is the class that a chain has if it is not another's.
+func firstClass(chain string) uint32 {
+	n, _ := strconv.ParseUint(chain[len(choose):][:8], 16, 32)
+	return uint32(n)
+}
+
+// classElement is that taps of a class go to a chain.
+func classElement(n uint32, chain string) element {
+	return element{choosers, classKey(n), chain}
+}
+
+// classKey is a class as the kernel wants it.
+func classKey(n uint32) string { return string(binary.NativeEndian.AppendUint32(nil, n)) }
 
 // groupChains returns the two chains of a group.
 func groupChains(g network.Group) []chain {
@@ -394,8 +434,9 @@ func (w way) chain6() chain {
 
 // choose goes to the tap's groups. One that the map does not know is cut off.
 func (w way) choose() []rule {
+	mark := field{text: "meta mark", place: ofMeta, meta: packetMark, len: 4}
 	return []rule{
-		{"the tap's groups", []match{{fields: []field{w.tap}, op: through, set: groupsOf}}, ""},
+		{"the tap's groups", []match{{fields: []field{w.tap}, op: marked, set: groupsOf}, {fields: []field{mark}, op: through, set: choosers}}, ""},
 		{"", nil, "drop"},
 	}
 }

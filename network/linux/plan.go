@@ -1,6 +1,7 @@
 package linux
 
 import (
+	"encoding/binary"
 	"maps"
 	"slices"
 
@@ -15,6 +16,17 @@ type filter struct {
 	sets     map[string]bool     // those of security groups
 }
 
+// classes are those that the table has.
+func (f filter) classes() classes {
+	all := classes{}
+	for e := range f.elements {
+		if e.set == choosers && len(e.key) == 4 {
+			all[binary.NativeEndian.Uint32([]byte(e.key))] = e.to
+		}
+	}
+	return all
+}
+
 // missing is the problem of a filter that is not there at all.
 const missing = "it is missing"
 
@@ -23,6 +35,7 @@ type filterChange struct {
 	drop        bool // remove the table
 	rebuild     bool // make the table anew, with what is added here
 	add, remove []element
+	classes     map[string]uint32 // of the chains that elements of groups_of lead to
 
 	sets, dropSets []set    // of security groups
 	write          []chain  // made if they are not there, and with these rules instead of those they have
@@ -54,12 +67,12 @@ func planFilter(d network.Desired, have filter) (change filterChange, whom conce
 			}
 		}
 	}
-	choosers := map[string][]chain{} // by the chain that a tap's element leads to
+	combinations := map[string][]chain{} // by the chain that a tap's element leads to
 	for _, t := range d.Taps {
 		for _, e := range elements(t) {
 			add(e, taps, t.Name)
-			if e.set == groupsOf && choosers[e.to] == nil {
-				choosers[e.to] = chooser(t.Groups)
+			if e.set == groupsOf && combinations[e.to] == nil {
+				combinations[e.to] = chooser(t.Groups)
 			}
 		}
 	}
@@ -101,9 +114,19 @@ func planFilter(d network.Desired, have filter) (change filterChange, whom conce
 			add(memberElement(g.ID, a), groups, g.ID)
 		}
 	}
-	for _, c := range slices.Sorted(maps.Keys(choosers)) {
+	holders := have.classes()
+	if len(combinations) > 0 {
+		change.classes = holders.byChain()
+	}
+	for _, c := range slices.Sorted(maps.Keys(combinations)) {
+		_, there := change.classes[c]
+		if !there {
+			n := holders.free(c)
+			holders[n], change.classes[c] = c, n
+			change.add = append(change.add, classElement(n, c))
+		}
 		before := len(change.write)
-		if write(choosers[c], ""); len(change.write) > before && !change.rebuild {
+		if write(combinations[c], ""); (!there || len(change.write) > before) && !change.rebuild {
 			for _, t := range d.Taps {
 				if choose+choice(t) == c {
 					taps[t.Name] = true
@@ -122,7 +145,11 @@ func planFilter(d network.Desired, have filter) (change filterChange, whom conce
 		}
 	}
 	for e := range have.elements {
-		if want[e] {
+		if want[e] || e.set == choosers && chains[e.to] {
+			continue
+		}
+		if e.set == choosers {
+			change.remove = append(change.remove, e)
 			continue
 		}
 		if id, is := groupOf(e.set); is {

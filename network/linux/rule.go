@@ -28,6 +28,7 @@ const (
 	l4proto
 	inIndex
 	outIndex
+	packetMark
 )
 
 // field is what a rule looks at.
@@ -52,6 +53,8 @@ const (
 	learnt   // put into a set, or seen there again: holds if there is room
 	exceed   // more often than a tap's share of new flows
 	overRate // more bytes each second than a rate
+	marked   // a map, whose value the packet's mark is from then on
+	unmarked // the packet has no mark from then on
 )
 
 // match is one condition of a rule.
@@ -84,11 +87,11 @@ type chain struct {
 
 // set is a set of facts.
 type set struct {
-	name     string
-	types    []string // nft's names of the types that are joined
-	verdicts bool     // a map from facts to chains
-	learns   bool     // the packet filter itself puts facts there, for some time
-	size     uint32   // how many it may have; 0: any number
+	name   string
+	types  []string // nft's names of the types that are joined
+	to     string   // of a map: the type of what it leads to, "verdict" or "mark"
+	learns bool     // the packet filter itself puts facts there, for some time
+	size   uint32   // how many it may have; 0: any number
 }
 
 // String is the condition as nft writes it.
@@ -97,8 +100,11 @@ func (m match) String() string {
 	for _, f := range m.fields {
 		names = append(names, f.text)
 	}
-	if m.op == overRate {
+	switch m.op {
+	case overRate:
 		return fmt.Sprintf("limit rate over %d bytes/second burst %d bytes", m.rate, m.burst)
+	case unmarked:
+		return "meta mark set 0x00000000"
 	}
 	left := strings.Join(names, " . ")
 	if m.mask != nil {
@@ -117,6 +123,8 @@ func (m match) String() string {
 		return left + " != @" + m.set
 	case through:
 		return left + " vmap @" + m.set
+	case marked:
+		return "meta mark set " + left + " map @" + m.set
 	case learnt:
 		return fmt.Sprintf("update @%s { %s timeout %ds }", m.set, left, m.seconds)
 	case exceed:

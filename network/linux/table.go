@@ -36,9 +36,10 @@ func sets() []set {
 		{name: ip4s, types: []string{"ifname", "ether_addr", "ipv4_addr"}, size: maxAddresses},
 		{name: ip6s, types: []string{"ifname", "ether_addr", "ipv6_addr"}, size: maxAddresses},
 		{name: open, types: []string{"ifname"}, size: maxTaps},
-		{name: groupsOf, types: []string{"ifname"}, size: maxTaps, verdicts: true},
-		{name: limitsIn, types: []string{"ifname"}, verdicts: true},
-		{name: limitsOut, types: []string{"ifname"}, verdicts: true},
+		{name: choosers, types: []string{"mark"}, to: "verdict"},
+		{name: groupsOf, types: []string{"ifname"}, size: maxTaps, to: "mark"},
+		{name: limitsIn, types: []string{"ifname"}, to: "verdict"},
+		{name: limitsOut, types: []string{"ifname"}, to: "verdict"},
 	}
 }
 

@@ -21,8 +21,8 @@ func text(d network.Desired) string {
 	for _, s := range slices.Concat(sets(), learning(), change.sets) {
 		kind := "set"
 		types := strings.Join(s.types, " . ")
-		if s.verdicts {
-			kind, types = "map", types+" : verdict"
+		if s.to != "" {
+			kind, types = "map", types+" : "+s.to
 		}
 		fmt.Fprintf(&b, "\t%s %s {\n\t\ttype %s\n", kind, s.name, types)
 		if s.size > 0 {

@@ -30,6 +30,9 @@ type wire interface {
 	// group reads a security group, and nothing else, of our table.
 	group(id string) (filter, error)
 
+	// class returns the class of the taps that go to this chain, and whether the table has it; if not, one that is free.
+	class(chain string) (n uint32, there bool, err error)
+
 	// nat reads the table of floating IPs, setNAT changes it in one transaction, announce tells a link who has an address.
 	nat() (nat, error)
 	setNAT(have, want nat) error
@@ -59,6 +62,7 @@ type kernel struct {
 	rt    *netlink.Conn
 	nft   *nftables.Conn
 	rules *netlink.Conn // of the packet filter too
+	room  int           // bytes that rules can send at once; 0: what the kernel gives
 }
 
 // dial opens the sockets, once and early: the nftables library can't read from file descriptors above 1023.
@@ -184,3 +188,8 @@ func openTun(name string) (tapFile, error) {
 
 func (f tunFile) keep() error  { return unix.IoctlSetInt(int(f), unix.TUNSETPERSIST, 1) }
 func (f tunFile) close() error { return unix.Close(int(f)) }
+
+// giveUp drops the transaction of the library that was begun.
+func (k *kernel) giveUp(err error) error {
+	return errors.Join(err, k.nft.Flush()) // one with an error is refused before it is sent
+}
