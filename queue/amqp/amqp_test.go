@@ -2,8 +2,10 @@ package amqp_test
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"sync"
 	"testing"
@@ -79,16 +81,31 @@ func connect(t testing.TB, cfg amqp.Config) *amqp.Bus {
 }
 
 func TestContract(t *testing.T) {
-	url, n := shared(t).URL(), 0
+	address, n := shared(t).URL(), 0
 	queuetest.TestBus(t, func(t *testing.T) queuetest.Env {
 		n++
-		p, near := between(t, url)
+		p, near := between(t, address)
 		cfg := small(near, fmt.Sprintf("suite%d", n))
 		cfg.SendWait = time.Second
 		return queuetest.Env{
 			Sever: func() {
 				_ = p.listener.Close()
 				p.cut()
+			},
+			Barred: func() queue.Bus {
+				name, own := rand.Text(), "^"+cfg.Prefix+`\.`
+				for _, args := range [][]string{{"add_user", name, "secret"},
+					{"set_permissions", name, own + `(work|fan|reply|dead|answers\..*)$`, own + `(dead|answers\..*)$`, own}} {
+					_, err := shared(t).Control(within(t, patience), args...)
+					require.NoError(t, err)
+				}
+				t.Cleanup(func() {
+					_, err := shared(t).Control(context.Background(), "delete_user", name)
+					require.NoError(t, err)
+				})
+				guest := cfg
+				guest.URL = changed(t, cfg.URL, func(u *url.URL) { u.User = url.UserPassword(name, "secret") })
+				return connect(t, guest)
 			},
 			Buses:   []queue.Bus{connect(t, cfg), connect(t, cfg)},
 			Workers: cfg.Workers, Backlog: cfg.Backlog, Async: cfg.Async, CallTimeout: cfg.CallTimeout,

@@ -46,6 +46,9 @@
 // What is sent meanwhile waits for that up to [Config].SendWait. A broker that has an alarm and blocks publishers makes
 // senders wait, until their contexts end or the time that calls have.
 //
+// The broker ends the channel of a user who sends what he may not, and with it the connection: that message fails with
+// PermissionDenied, others that wait fail as if the connection were lost.
+//
 // Of the client library's own recovery, which is experimental, nothing is used: it would publish and consume again what
 // must not be doubled.
 //

@@ -158,7 +158,9 @@ func (s *session) write(p *sending) {
 	s.mu.Unlock()
 	if err := s.publish.PublishWithContext(context.Background(), p.exchange, p.topic, p.mandatory, false, p.message); err != nil {
 		s.bus.cfg.Logger.Debug("amqp: publishing failed", "topic", p.topic, "error", err.Error())
-		s.loops.Go(s.end) // which fails p with all others
+		if err != amqp091.ErrClosed { // of a channel that has ended, watch hears why
+			s.loops.Go(s.end) // which fails p with all others
+		}
 	}
 }
 

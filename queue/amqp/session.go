@@ -6,9 +6,11 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	amqp091 "github.com/rabbitmq/amqp091-go"
 )
 
@@ -37,6 +39,7 @@ type session struct {
 
 	mu          sync.Mutex
 	over        bool
+	refused     string        // why the broker ended it, if that was a message that the user may not send
 	gate        chan struct{} // closed while the broker takes messages
 	unconfirmed map[uint64]*sending
 	calls       map[uint64]*sending // that wait for an answer
@@ -148,6 +151,11 @@ func (s *session) watch(ends []<-chan *amqp091.Error) {
 	text := "closed"
 	if err != nil {
 		text = translate("the broker", err).Error()
+		if err.Code == amqp091.AccessRefused {
+			s.mu.Lock()
+			s.refused = err.Reason
+			s.mu.Unlock()
+		}
 	}
 	s.bus.cfg.Logger.Warn("amqp: the connection to the broker ended", "broker", s.bus.at.address, "error", text)
 	s.end()
@@ -165,10 +173,15 @@ func (s *session) end() {
 			}
 			clear(all)
 		}
+		refused := s.refused
 		s.mu.Unlock()
 		close(s.dead)
 		for _, p := range lost {
-			p.tell(fate{err: errLost})
+			if strings.Contains(refused, "'"+p.exchange+"'") {
+				p.tell(fate{err: fmt.Errorf("amqp: topic %q: the broker does not allow the user to send: %w", p.topic, errdefs.ErrPermissionDenied)})
+			} else {
+				p.tell(fate{err: errLost})
+			}
 		}
 		_ = s.conn.CloseDeadline(time.Now().Add(time.Second))
 		_ = s.raw.Close()

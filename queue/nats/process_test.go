@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dewpoint-cloud/dewpoint/internal/testneed"
+	"github.com/dewpoint-cloud/dewpoint/queue"
 	"github.com/dewpoint-cloud/dewpoint/queue/nats"
 	"github.com/dewpoint-cloud/dewpoint/queue/queuetest"
 )
@@ -67,10 +68,16 @@ func (p *process) kill() {
 // TestContractOfDistribution runs the suite over the server that a distribution has, which is older.
 func TestContractOfDistribution(t *testing.T) {
 	t.Parallel()
-	url := run(t, "", "").url()
+	url := run(t, "", `authorization { users: [ { user: "cloud", password: "secret" }
+		{ user: "guest", password: "secret", permissions: { publish: "dewpoint.re.>", subscribe: "dewpoint.re.>" } } ] }`).url()
 	queuetest.TestBus(t, func(t *testing.T) queuetest.Env {
-		cfg := small(nats.Config{URLs: []string{url}})
-		return envOf(open(t, cfg), open(t, cfg))
+		cfg := small(nats.Config{URLs: []string{url}, User: "cloud", Password: "secret"})
+		env := envOf(open(t, cfg), open(t, cfg))
+		env.Barred = func() queue.Bus {
+			cfg.User = "guest"
+			return open(t, cfg)
+		}
+		return env
 	})
 }
 

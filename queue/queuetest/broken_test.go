@@ -54,6 +54,30 @@ func spoiled(spoil func(b *broken, bus queue.Bus)) func() Env {
 	}
 }
 
+// barred is an environment that has a user who may nothing, but for what is spoiled.
+func barred(spoil func(b *broken)) func() Env {
+	return func() Env {
+		bus, denied := memqueue.New(small()), errdefs.ErrPermissionDenied
+		env := envOf(bus)
+		env.Barred = func() queue.Bus {
+			b := &broken{Bus: bus,
+				cast: func(context.Context, queue.Message) error { return denied },
+				call: func(context.Context, queue.Message) ([]byte, error) { return nil, denied },
+				async: func(_ context.Context, _ queue.Message, done func([]byte, error)) error {
+					go done(nil, denied)
+					return nil
+				},
+				fanout: func(context.Context, queue.Message) error { return denied },
+				serve:  func(string, queue.Handler) (func(), error) { return nil, denied },
+				close:  func() error { return nil },
+			}
+			spoil(b)
+			return b
+		}
+		return env
+	}
+}
+
 // handling changes what handlers get or answer.
 func handling(wrap func(h queue.Handler) queue.Handler) func() Env {
 	return spoiled(func(b *broken, bus queue.Bus) {
@@ -269,6 +293,11 @@ func sendingFaults() []fault {
 			env.Sever = func() { close(severed) }
 			return env
 		}},
+		{"a user who may not is only not heard", []string{"a user who may not"}, barred(func(b *broken) {
+			b.call = func(ctx context.Context, _ queue.Message) ([]byte, error) { return nil, queue.ErrNoListener }
+		})},
+		{"a user who may not casts", []string{"a user who may not"}, barred(func(b *broken) { b.cast = b.Bus.Cast })},
+		{"a user who may not serves", []string{"a user who may not"}, barred(func(b *broken) { b.serve = b.Bus.Serve })},
 		{"a fanout goes to one", []string{"fanout reaches each", "what comes is the receiver's own"}, spoiled(func(b *broken, bus queue.Bus) {
 			b.fanout = bus.Cast
 		})},

@@ -45,6 +45,42 @@ func errorRows() []row {
 			},
 		},
 		{
+			name:  "a user who may not",
+			rule:  "one that the network does not allow to send or serve, with PermissionDenied",
+			needs: func(e Env) bool { return e.Barred != nil },
+			check: func(ctx context.Context, e *rig) error {
+				seen := &tally{}
+				if _, err := serve(e.far(), e.topic("barred"), seen.handle); err != nil {
+					return err
+				}
+				bus := e.Barred()
+				e.Buses = append([]queue.Bus{bus}, e.Buses...) // to be closed
+				m := queue.Message{Topic: e.topic("barred"), Body: []byte("barred")}
+				_, err := e.callFrom(ctx, bus, m.Topic, "barred")
+				if err := is("Call", err, errdefs.ErrPermissionDenied); err != nil {
+					return err
+				}
+				called, err := e.callAsync(ctx, bus, m)
+				if err := errors.Join(err, is("CallAsync", called.err, errdefs.ErrPermissionDenied)); err != nil {
+					return err
+				}
+				for _, err := range []error{bus.Cast(ctx, m), bus.Fanout(ctx, m)} { // a bus need not know what becomes of them
+					if err != nil && !errdefs.IsPermissionDenied(err) {
+						return fmt.Errorf("Cast or Fanout: got error %w, want none or %q", err, errdefs.ErrPermissionDenied)
+					}
+				}
+				_, err = bus.Serve(m.Topic, seen.handle)
+				if err := is("Serve", err, errdefs.ErrPermissionDenied); err != nil {
+					return err
+				}
+				e.quiet()
+				if answer, err := e.callFrom(ctx, e.far(), m.Topic, "free"); err != nil || answer != "free" {
+					return fmt.Errorf("Call() of a user who may = %q, %v", answer, err)
+				}
+				return errors.Join(seen.each(1, "free"), seen.each(0, "barred"))
+			},
+		},
+		{
 			name: "a handler's error",
 			rule: "An error that a handler returns comes out of the caller's Call with the same class of package errdefs and the same text, as a [*Failure]",
 			check: func(ctx context.Context, e *rig) error {

@@ -40,6 +40,10 @@ type Env struct {
 	// Sever takes the network from all buses until they are closed. nil: there is none.
 	Sever func()
 
+	// Barred returns a new bus on the same transport, as a user whom that lets neither send nor serve. The suite closes it. nil:
+	// there are no users.
+	Barred func() queue.Bus
+
 	Knows Knows
 }
 

@@ -34,6 +34,10 @@ func TestGoodBus(t *testing.T) {
 	TestBusInBubble(t, func(t *testing.T) Env { return envOf(memqueue.New(small())) })
 }
 
+func TestGoodBusWithUsers(t *testing.T) {
+	TestBusInBubble(t, func(t *testing.T) Env { return barred(func(*broken) {})() })
+}
+
 // TestBareEnv runs the suite over a bus of which nothing is known.
 func TestBareEnv(t *testing.T) {
 	left := map[string]bool{}
