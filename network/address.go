@@ -58,7 +58,10 @@ func (a *Addresses) Allocate(tx *state.Tx, req PortRequest) (Port, error) {
 	if err := req.Limits.Validate(); err != nil {
 		return Port{}, err
 	}
-	for range Ports.By(tx.Unguarded(), "tap", p.TapName()) {
+	for other := range Ports.From(tx.Unguarded(), p.ID[:tapDigits]) {
+		if other.TapName() != p.TapName() {
+			break
+		}
 		p.ID = uuid.NewString() // one chance in 2^47 for two ports
 	}
 	if p.SecurityGroups, err = groupsFor(tx, req.ProjectID, req.SecurityGroups); err != nil {

@@ -105,13 +105,15 @@ func (a *Agent) live(ctx context.Context, signals *state.Signals) error {
 	var floating []Floating
 	var moved []string // ports that are in other groups than their taps
 	err = a.cfg.Store.View(func(v *state.View) error {
-		SecurityGroups.Signal(v, signals, "", "")
 		FloatingIPs.Signal(v, signals, "", "")
 		a.local = map[string]bool{}
 		for _, in := range a.taps {
 			for _, group := range in {
 				a.local[group] = true
 			}
+		}
+		for id := range a.local {
+			SecurityGroups.Signal(v, signals, "id", id)
 		}
 		all, floating = groups(v, a.local), floatingOn(v, a.cfg.HostID)
 		for _, g := range all {
@@ -121,11 +123,15 @@ func (a *Agent) live(ctx context.Context, signals *state.Signals) error {
 				}
 			}
 		}
+		some := false
 		for p := range Ports.By(v, "host", a.cfg.HostID) {
-			Ports.Signal(v, signals, "id", p.ID)
+			some = true
 			if had, there := a.taps[p.ID]; there && p.Plugged && !slices.Equal(had, p.SecurityGroups) {
 				moved = append(moved, p.ID)
 			}
+		}
+		if some { // the first that comes is plugged, which is told by changed
+			Ports.Signal(v, signals, "host", a.cfg.HostID)
 		}
 		return nil
 	})

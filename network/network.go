@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -118,7 +119,10 @@ func (p Port) Clone() Port {
 }
 
 // TapName returns the name of the port's tap device on its node.
-func (p Port) TapName() string { return "dp" + p.ID[:8] + p.ID[9:13] }
+func (p Port) TapName() string { return "dp" + p.ID[:8] + p.ID[9:tapDigits] }
+
+// tapDigits is how much of a port's id its tap's name is made of.
+const tapDigits = 13
 
 // On tells whether the port is a node's: that on which its instance is, or to which that is moving.
 func (p Port) On(hostID string) bool {
@@ -178,7 +182,6 @@ var (
 		}))
 	Ports = state.NewTable("port", func(p Port) string { return p.ID },
 		state.Unique("mac", func(p Port) []string { return []string{p.MAC} }),
-		state.Index("tap", func(p Port) []string { return []string{p.TapName()} }),
 		state.Index("instance", func(p Port) []string { return []string{p.InstanceID} }),
 		state.Index("network", func(p Port) []string { return []string{p.NetworkID} }),
 		state.Index("host", func(p Port) []string {
@@ -186,8 +189,9 @@ var (
 				return []string{p.HostID, p.NextHostID}
 			}
 			return []string{p.HostID}
-		}),
-		state.Index("security-group", func(p Port) []string { return p.SecurityGroups }))
+		}).Telling(func(p Port) string { return strings.Join(p.SecurityGroups, " ") + " " + strconv.FormatBool(p.Plugged) }),
+		state.Index("security-group", func(p Port) []string { return p.SecurityGroups }).
+			Telling(func(p Port) string { return fmt.Sprint(p.Addrs) }))
 )
 
 // Schema returns what a store needs for this package.

@@ -1,7 +1,9 @@
 package state
 
 import (
+	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -93,6 +95,9 @@ func (s *Store) apply(b Batch) error {
 			}
 		}
 	}
+	if err := a.move(); err != nil {
+		return fmt.Errorf("state: revision %d: %w", b.Rev, err)
+	}
 	for key, e := range a.sums {
 		if err := setRow(a.rows, sumRows, first(a.base, sumRows, key), e); err != nil {
 			return fmt.Errorf("state: revision %d, key %q: %w", b.Rev, key, err)
@@ -114,10 +119,11 @@ func (s *Store) apply(b Batch) error {
 // applier is one batch on its way into the tables. A batch has one operation on a key, so what was there before is read where
 // it began, not from the tables as they change, which would make go-memdb copy more; but records change sums.
 type applier struct {
-	s    *Store
-	base *memdb.Txn
-	rows *memdb.Txn
-	sums map[string]*entry // those that changed; nil for one that is gone
+	s     *Store
+	base  *memdb.Txn
+	rows  *memdb.Txn
+	sums  map[string]*entry // those that changed; nil for one that is gone
+	moves []refiling
 }
 
 // apply applies one operation; it returns the change if it is one of a record.
@@ -155,6 +161,7 @@ func (a *applier) apply(op Op) (*change, error) {
 		if err := a.rows.Delete(name, old); err != nil {
 			return nil, err
 		}
+		a.refile(t, key, old.val, nil)
 		return &change{name, key, old, nil}, a.addUp(t, old.val, nil)
 	}
 	if old != nil && old.rev == op.Rev {
@@ -168,7 +175,29 @@ func (a *applier) apply(op Op) (*change, error) {
 	if err := a.rows.Insert(name, row); err != nil {
 		return nil, err
 	}
+	a.refile(t, key, oldValue(old), val)
 	return &change{name, key, old, row}, a.addUp(t, oldValue(old), val)
+}
+
+// refile notes what a record's change does to filedRows.
+func (a *applier) refile(t table, key string, old, val any) {
+	for r := range a.s.schema.refile(t, key, old, val) {
+		a.moves = append(a.moves, r)
+	}
+	for r := range a.s.schema.tell(t, key, old, val) {
+		a.moves = append(a.moves, r)
+	}
+}
+
+// move does what was noted, in the order of the rows: of very many, go-memdb copies least so.
+func (a *applier) move() error {
+	slices.SortFunc(a.moves, func(r, o refiling) int { return bytes.Compare(r.row.key, o.row.key) })
+	for _, r := range a.moves {
+		if err := r.in(a.rows); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (a *applier) sum(key string) *entry {
@@ -211,7 +240,7 @@ func (s *Store) missing(rows *memdb.Txn, b Batch) ([]string, error) {
 	}
 	var gone []string
 	look := func(table string, logKey func(*entry) string) {
-		for e := range each(rows, table, "", "") {
+		for e := range from(rows, table, "") {
 			if _, ok := has[logKey(e)]; !ok {
 				gone = append(gone, logKey(e))
 			}

@@ -88,6 +88,7 @@ type batch struct {
 	// that the changes wait until a table is asked for.
 	rows   *memdb.Txn       // nil: no table with changes was asked for
 	behind []rowID          // of which rows may not have what changed says
+	moves  []refiling       // that rows may not have yet
 	inRows map[rowID]*entry // what rows have that differs from base
 
 	guards map[string]Revision
@@ -155,9 +156,7 @@ func (b *batch) table(name string) *memdb.Txn {
 			others = append(others, id)
 			continue
 		}
-		if b.rows == nil {
-			b.rows, b.inRows = b.head.Txn(true), map[rowID]*entry{}
-		}
+		b.write()
 		was, differs := b.inRows[id]
 		if !differs {
 			was = first(b.base, name, id.key)
@@ -182,8 +181,29 @@ func (b *batch) end() {
 	}
 }
 
-func (b *batch) each(table, index, value string) iter.Seq[*entry] {
-	return func(yield func(*entry) bool) { each(b.table(table), table, index, value)(yield) }
+// refile leaves a row of filedRows for when they are asked for.
+func (b *batch) refile(r refiling) { b.moves = append(b.moves, r) }
+
+// filed returns tables in memory, of which filedRows is as the updates have left it.
+func (b *batch) filed() *memdb.Txn {
+	for _, r := range b.moves {
+		b.write()
+		if err := r.in(b.rows); err != nil {
+			panic(fmt.Sprintf("state: index row %q: %v", r.row.key, err)) // it comes where it was not and goes where it was
+		}
+	}
+	b.moves = b.moves[:0]
+	if b.rows == nil {
+		return b.base
+	}
+	return b.rows
+}
+
+// write makes rows something that can be written.
+func (b *batch) write() {
+	if b.rows == nil {
+		b.rows, b.inRows = b.head.Txn(true), map[rowID]*entry{}
+	}
 }
 
 func (b *batch) from(table, key string) iter.Seq[*entry] {

@@ -16,10 +16,15 @@ type table interface {
 	Schema
 	tableName() string
 	decode([]byte) (any, error)
-	indexNames() []string
-	indexValues(index int, v any) []string
-	// uniques returns the log keys of v's unique values, each with words for an error.
-	uniques(v any) map[string]string
+	indexList() []index
+	values(at int, v any) []string // those of an index
+	tells(at int, old, v any) bool // whether an index has to tell of a change that leaves its values alone
+}
+
+// index is what the store sees of a TableOption.
+type index struct {
+	name   string
+	unique bool
 }
 
 // sum is what the store sees of a Sum[T, V].
@@ -59,21 +64,24 @@ func splitKey(key string) (kind, name, rest string) {
 const (
 	uniqueRows = "/unique" // keyed by the log key
 	sumRows    = "/sum"    // keyed by the log key
+	filedRows  = "/filed"  // see filed
 )
 
 // schema is the store's set of tables and sums.
 type schema struct {
 	tables map[string]table
 	sums   map[string][]sum // by table
+	first  map[string]int   // by table, the number of its first index
 	db     *memdb.DBSchema
 }
 
 func newSchema(parts []Schema) (*schema, error) {
-	s := &schema{tables: map[string]table{}, sums: map[string][]sum{}, db: &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{}}}
+	s := &schema{tables: map[string]table{}, sums: map[string][]sum{}, first: map[string]int{}, db: &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{}}}
 	for _, name := range []string{uniqueRows, sumRows} {
-		s.db.Tables[name] = &memdb.TableSchema{Name: name, Indexes: map[string]*memdb.IndexSchema{"id": byKey}}
+		s.db.Tables[name] = &memdb.TableSchema{Name: name, Indexes: byKey}
 	}
-	names := map[string]bool{}
+	s.db.Tables[filedRows] = &memdb.TableSchema{Name: filedRows, Indexes: byFiled}
+	names, indexes := map[string]bool{}, 0
 	for _, p := range parts {
 		switch p := p.(type) {
 		case table:
@@ -82,11 +90,9 @@ func newSchema(parts []Schema) (*schema, error) {
 				return nil, fmt.Errorf("state: table %q is given twice: %w", name, errdefs.ErrInvalidArgument)
 			}
 			s.tables[name] = p
-			indexes := map[string]*memdb.IndexSchema{"id": byKey}
-			for i, index := range p.indexNames() {
-				indexes[index] = &memdb.IndexSchema{Name: index, AllowMissing: true, Indexer: valueIndex{p, i}}
-			}
-			s.db.Tables[name] = &memdb.TableSchema{Name: name, Indexes: indexes}
+			s.first[name] = indexes
+			indexes += len(p.indexList())
+			s.db.Tables[name] = &memdb.TableSchema{Name: name, Indexes: byKey}
 		case sum:
 			if names[p.sumName()] {
 				return nil, fmt.Errorf("state: sum %q is given twice: %w", p.sumName(), errdefs.ErrInvalidArgument)
@@ -103,32 +109,21 @@ func newSchema(parts []Schema) (*schema, error) {
 	return s, nil
 }
 
-var byKey = &memdb.IndexSchema{Name: "id", Unique: true, Indexer: keyIndex{}}
+// byKey is the only index of most tables in memory. An index of go-memdb's own would be written with every change of a record.
+var byKey = map[string]*memdb.IndexSchema{"id": {Name: "id", Unique: true, Indexer: keyIndex{}}}
 
 // keyIndex files an entry under its key. Every index value ends in a zero byte, so that none is a prefix of another.
 type keyIndex struct{}
 
-func (keyIndex) FromArgs(args ...any) ([]byte, error) { return terminated(args[0].(string)), nil }
+func (keyIndex) FromArgs(args ...any) ([]byte, error) {
+	if key, ended := args[0].([]byte); ended {
+		return key, nil
+	}
+	return terminated(args[0].(string)), nil
+}
+
 func (keyIndex) FromObject(obj any) (bool, []byte, error) {
 	return true, terminated(obj.(*entry).key), nil
-}
-
-type valueIndex struct {
-	table table
-	index int
-}
-
-func (valueIndex) FromArgs(args ...any) ([]byte, error) { return terminated(args[0].(string)), nil }
-func (x valueIndex) FromObject(obj any) (bool, [][]byte, error) {
-	values := x.table.indexValues(x.index, obj.(*entry).val)
-	if len(values) == 0 {
-		return false, nil, nil
-	}
-	all := make([][]byte, len(values))
-	for i, v := range values {
-		all[i] = terminated(v)
-	}
-	return true, all, nil
 }
 
 func terminated(s string) []byte { return append([]byte(s), 0) }

@@ -2,6 +2,7 @@ package state
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/hashicorp/go-memdb"
 )
@@ -12,21 +13,28 @@ type Signals struct {
 	set memdb.WatchSet
 }
 
-// Signal adds to s the records that index files under value, as they are in v: [Signals.Wait] returns when one of them changed, came or went
-// since then; now and then without a reason. An index "" is all records of the table; "id" has the record with the key value.
+// Signal adds to s the records that index files under value, as they are in v: [Signals.Wait] returns when one came or went since then, or
+// changed in what the index tells of ([TableOption.Telling]); now and then without a reason. An index "" is all records of the table, and
+// "id" the record with the key value: their signals tell of every change.
 func (t *Table[T]) Signal(v *View, s *Signals, index, value string) {
-	args := []any{value}
-	if index == "" {
-		index, args = "id", nil
+	var it memdb.ResultIterator
+	var err error
+	switch index {
+	case "":
+		it, err = v.rows.Get(t.name, "id")
+	case "id":
+		it, err = v.rows.Get(t.name, "id", value)
+	default:
+		if at := t.index(index); t.indexes[at].unique {
+			it, err = v.rows.Get(uniqueRows, "id", uniqueKey(t.name, index, value))
+		} else {
+			it, err = v.rows.Get(filedRows, "id_prefix", v.schema.filedUnder(t.name, at, value))
+		}
 	}
-	it, err := v.rows.Get(t.name, index, args...)
 	if err != nil {
-		panic(err) // an index that is not there, as in By
+		panic(fmt.Sprintf("state: %v: the store was opened without this table", err))
 	}
-	if s.set == nil {
-		s.set = memdb.NewWatchSet()
-	}
-	s.set.Add(it.WatchCh())
+	s.Also(it.WatchCh())
 }
 
 // Also adds a channel to s: [Signals.Wait] returns, too, when it is closed.

@@ -66,6 +66,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("state: %w", err)
 	}
+	if err := schema.prepare(db); err != nil {
+		return nil, fmt.Errorf("state: %w", err)
+	}
 	s := &Store{
 		log: cfg.Log, schema: schema, db: db, logger: cfg.Logger, feed: feed.New[Changes](cfg.History),
 		submit: make(chan *update), moved: make(chan struct{}),
@@ -99,7 +102,7 @@ func (s *Store) Close() error {
 // View runs fn on the state as it is now.
 func (s *Store) View(fn func(v *View) error) error {
 	s.mu.Lock()
-	v := &View{s.db.Txn(false), s.applied}
+	v := &View{s.schema, s.db.Txn(false), s.applied}
 	s.mu.Unlock()
 	defer v.rows.Abort()
 	return fn(v)

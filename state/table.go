@@ -18,27 +18,34 @@ const MaxKey = 512
 type Table[T any] struct {
 	name    string
 	key     func(T) string
-	indexes []TableOption[T]
+	options []TableOption[T]
+	indexes []index // of options
 	clone   func(T) T
 }
 
 // TableOption is an index or a unique value of a table, made by [Index] or [Unique].
 type TableOption[T any] struct {
-	name   string
-	unique bool
+	index
 	values func(T) []string
+	told   func(T) string // nil: nothing
+}
+
+// Telling returns the index with a part of the record that its signals tell of: [Table.Signal].
+func (o TableOption[T]) Telling(part func(T) string) TableOption[T] {
+	o.told = part
+	return o
 }
 
 // Index lets records be found by what values returns of them, with [Table.By]. Several values file the record under
 // each, none leaves it out.
 func Index[T any](name string, values func(T) []string) TableOption[T] {
-	return TableOption[T]{name: name, values: values}
+	return TableOption[T]{index: index{name, false}, values: values}
 }
 
 // Unique is an index whose values belong to one record of the table at a time, across all processes that share the
 // log. An empty string is a value like any other; return none to leave a record out.
 func Unique[T any](name string, values func(T) []string) TableOption[T] {
-	return TableOption[T]{name: name, unique: true, values: values}
+	return TableOption[T]{index: index{name, true}, values: values}
 }
 
 // NewTable describes a table of records of type T under name; key returns what identifies a record and never changes in
@@ -54,7 +61,10 @@ func NewTable[T any](name string, key func(T) string, options ...TableOption[T])
 		}
 		seen[o.name] = true
 	}
-	t := &Table[T]{name: name, key: key, indexes: options, clone: func(v T) T { return v }}
+	t := &Table[T]{name: name, key: key, options: options, clone: func(v T) T { return v }}
+	for _, o := range options {
+		t.indexes = append(t.indexes, o.index)
+	}
 	var zero T
 	if _, ok := any(zero).(interface{ Clone() T }); ok {
 		t.clone = func(v T) T { return any(v).(interface{ Clone() T }).Clone() }
@@ -84,7 +94,7 @@ func (t *Table[T]) Get(r Reader, key string) (T, error) {
 func (t *Table[T]) Has(r Reader, key string) bool { return r.get(t.name, key) != nil }
 
 // All yields every record, in the order of their keys.
-func (t *Table[T]) All(r Reader) iter.Seq[T] { return t.each(r.each(t.name, "", "")) }
+func (t *Table[T]) All(r Reader) iter.Seq[T] { return t.each(r.from(t.name, "")) }
 
 // From yields the records whose keys are at or after key, in the order of their keys.
 func (t *Table[T]) From(r Reader, key string) iter.Seq[T] { return t.each(r.from(t.name, key)) }
@@ -92,12 +102,27 @@ func (t *Table[T]) From(r Reader, key string) iter.Seq[T] { return t.each(r.from
 // By yields the records filed under value in an index or unique index, in the order of their keys. It panics if the
 // table has no such index.
 func (t *Table[T]) By(r Reader, index, value string) iter.Seq[T] {
-	for _, o := range t.indexes {
-		if o.name == index {
-			return t.each(r.each(t.name, index, value))
+	at := t.index(index)
+	if !t.indexes[at].unique {
+		return t.each(r.filed(t.name, at, value))
+	}
+	return func(yield func(T) bool) {
+		if owner := r.look(uniqueRows, uniqueKey(t.name, index, value)); owner != nil {
+			if e := r.get(t.name, owner.val.(string)); e != nil {
+				yield(t.clone(e.val.(T)))
+			}
 		}
 	}
-	panic(fmt.Sprintf("state: table %s has no index %q", t.name, index))
+}
+
+// index returns which of the table's indexes has this name.
+func (t *Table[T]) index(name string) int {
+	for at, x := range t.indexes {
+		if x.name == name {
+			return at
+		}
+	}
+	panic(fmt.Sprintf("state: table %s has no index %q", t.name, name))
 }
 
 func (t *Table[T]) each(entries iter.Seq[*entry]) iter.Seq[T] {
@@ -175,30 +200,13 @@ func (t *Table[T]) decode(b []byte) (any, error) {
 
 func (t *Table[T]) encode(v any) ([]byte, error) { return json.Marshal(v) }
 
-func (t *Table[T]) indexNames() []string {
-	names := make([]string, len(t.indexes))
-	for i, o := range t.indexes {
-		names[i] = o.name
-	}
-	return names
-}
+func (t *Table[T]) indexList() []index { return t.indexes }
 
-func (t *Table[T]) indexValues(index int, v any) []string { return t.indexes[index].values(v.(T)) }
+func (t *Table[T]) values(at int, v any) []string { return t.options[at].values(v.(T)) }
 
-func (t *Table[T]) uniques(v any) map[string]string {
-	var all map[string]string
-	for _, o := range t.indexes {
-		if !o.unique {
-			continue
-		}
-		for _, value := range o.values(v.(T)) {
-			if all == nil {
-				all = make(map[string]string)
-			}
-			all[uniqueKey(t.name, o.name, value)] = o.name + " " + fmt.Sprintf("%q", value)
-		}
-	}
-	return all
+func (t *Table[T]) tells(at int, old, v any) bool {
+	told := t.options[at].told
+	return told != nil && told(old.(T)) != told(v.(T))
 }
 
 // reference returns where in a type the first reference is, or "". Strings, times and addresses count as values.

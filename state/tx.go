@@ -12,7 +12,8 @@ import (
 // Reader is what records are read from: a [View], a [Tx], or [Tx.Unguarded].
 type Reader interface {
 	get(table, key string) *entry
-	each(table, index, value string) iter.Seq[*entry]
+	look(table, key string) *entry // as get, and is no reason for what an Update does
+	filed(table string, at int, value string) iter.Seq[*entry]
 	from(table, key string) iter.Seq[*entry]
 	sum(name, group string) *entry
 }
@@ -20,8 +21,9 @@ type Reader interface {
 // View is the state at one revision. It may be used by several goroutines, and stays what it is while the store
 // goes on; keeping it keeps the memory of what has changed since.
 type View struct {
-	rows *memdb.Txn
-	rev  Revision
+	schema *schema
+	rows   *memdb.Txn
+	rev    Revision
 }
 
 // Revision returns the revision of the view.
@@ -29,8 +31,16 @@ func (v *View) Revision() Revision { return v.rev }
 
 func (v *View) get(table, key string) *entry { return first(v.rows, table, key) }
 
-func (v *View) each(table, index, value string) iter.Seq[*entry] {
-	return each(v.rows, table, index, value)
+func (v *View) look(table, key string) *entry { return first(v.rows, table, key) }
+
+func (v *View) filed(table string, at int, value string) iter.Seq[*entry] {
+	return func(yield func(*entry) bool) {
+		for key := range under(v.rows, v.schema.filedUnder(table, at, value)) {
+			if !yield(first(v.rows, table, key)) {
+				return
+			}
+		}
+	}
 }
 
 func (v *View) from(table, key string) iter.Seq[*entry] { return from(v.rows, table, key) }
@@ -44,7 +54,8 @@ type Tx struct {
 	group  *batch
 	guards map[string]Revision
 	ops    map[string]Op
-	undo   []former // to take back what it changed, should it fail
+	undo   []former   // to take back what it changed, should it fail
+	moves  []refiling // likewise
 }
 
 // former is what a group had of a row before a change.
@@ -62,8 +73,10 @@ type unguarded struct{ tx *Tx }
 
 func (u unguarded) get(table, key string) *entry { return u.tx.look(table, key) }
 
-func (u unguarded) each(table, index, value string) iter.Seq[*entry] {
-	return u.tx.group.each(table, index, value)
+func (u unguarded) look(table, key string) *entry { return u.tx.look(table, key) }
+
+func (u unguarded) filed(table string, at int, value string) iter.Seq[*entry] {
+	return u.tx.filedBy(table, at, value, u.get)
 }
 
 func (u unguarded) from(table, key string) iter.Seq[*entry] { return u.tx.group.from(table, key) }
@@ -76,17 +89,24 @@ func (tx *Tx) get(table, key string) *entry {
 	return e
 }
 
-func (tx *Tx) each(table, index, value string) iter.Seq[*entry] {
-	return tx.guarded(table, tx.group.each(table, index, value))
+func (tx *Tx) filed(table string, at int, value string) iter.Seq[*entry] {
+	return tx.filedBy(table, at, value, tx.get)
+}
+
+// filedBy yields what get returns of the records that are filed under a value.
+func (tx *Tx) filedBy(table string, at int, value string, get func(table, key string) *entry) iter.Seq[*entry] {
+	return func(yield func(*entry) bool) {
+		for key := range under(tx.group.filed(), tx.schema.filedUnder(table, at, value)) {
+			if e := get(table, string(key[:len(key)-1])); e != nil && !yield(e) { // nil: whoever ranges has deleted it
+				return
+			}
+		}
+	}
 }
 
 func (tx *Tx) from(table, key string) iter.Seq[*entry] {
-	return tx.guarded(table, tx.group.from(table, key))
-}
-
-func (tx *Tx) guarded(table string, entries iter.Seq[*entry]) iter.Seq[*entry] {
 	return func(yield func(*entry) bool) {
-		for e := range entries {
+		for e := range tx.group.from(table, key) {
 			tx.guard(recordKey(table, e.key), e)
 			if !yield(e) {
 				return
@@ -114,6 +134,17 @@ func (tx *Tx) set(table, key string, e *entry) {
 	tx.group.leave(id)
 }
 
+// refile files a record that changes from old to val.
+func (tx *Tx) refile(t table, key string, old, val any) {
+	for r := range tx.schema.refile(t, key, old, val) {
+		tx.moves = append(tx.moves, r)
+		tx.group.refile(r)
+	}
+	for range tx.schema.tell(t, key, old, val) { // nobody waits within a group; but if it panics, then here, where it is the caller's
+		continue
+	}
+}
+
 // takeBack undoes what the update changed.
 func (tx *Tx) takeBack() {
 	for i := len(tx.undo) - 1; i >= 0; i-- {
@@ -124,6 +155,11 @@ func (tx *Tx) takeBack() {
 			delete(tx.group.changed, u.row)
 		}
 		tx.group.leave(u.row)
+	}
+	for i := len(tx.moves) - 1; i >= 0; i-- {
+		r := tx.moves[i]
+		r.goes = !r.goes
+		tx.group.refile(r)
 	}
 }
 
@@ -157,8 +193,8 @@ func (tx *Tx) guard(key string, e *entry) {
 }
 
 func (tx *Tx) put(t table, key string, val any) error {
-	if err := checkKey(t.tableName()+" key", key); err != nil {
-		return err
+	if err := checkKey(key); err != nil {
+		return fmt.Errorf("%s key: %w", t.tableName(), err)
 	}
 	old := tx.get(t.tableName(), key)
 	b, err := t.encode(val)
@@ -168,10 +204,8 @@ func (tx *Tx) put(t table, key string, val any) error {
 	if err := tx.claim(t, key, old, val); err != nil {
 		return err
 	}
-	for i := range t.indexNames() {
-		t.indexValues(i, val) // if it panics, then here, where it is the caller's
-	}
 	tx.set(t.tableName(), key, &entry{key, pending, val})
+	tx.refile(t, key, oldValue(old), val)
 	logKey := recordKey(t.tableName(), key)
 	tx.ops[logKey] = Op{Key: logKey, Value: b}
 	return tx.addUp(t, old, val)
@@ -183,6 +217,7 @@ func (tx *Tx) remove(t table, key string) error {
 		return err
 	}
 	tx.set(t.tableName(), key, nil)
+	tx.refile(t, key, oldValue(old), nil)
 	logKey := recordKey(t.tableName(), key)
 	tx.ops[logKey] = Op{Key: logKey, Delete: true}
 	return tx.addUp(t, old, nil)
@@ -190,40 +225,36 @@ func (tx *Tx) remove(t table, key string) error {
 
 // claim takes the unique values that val has and old had not, and gives up those that only old had.
 func (tx *Tx) claim(t table, key string, old *entry, val any) error {
-	var before, after map[string]string
-	if old != nil {
-		before = t.uniques(old.val)
-	}
-	if val != nil {
-		after = t.uniques(val)
-	}
-	for logKey, words := range after {
-		if _, kept := before[logKey]; kept {
+	var gone, come []string // their log keys
+	for at, x := range t.indexList() {
+		if !x.unique {
 			continue
 		}
-		if err := checkKey(t.tableName()+" "+words, logKey); err != nil {
-			return err
+		left, taken := moved(t, at, oldValue(old), val)
+		for _, value := range left {
+			gone = append(gone, uniqueKey(t.tableName(), x.name, value))
 		}
-		owner := tx.look(uniqueRows, logKey)
-		tx.guard(logKey, owner)
-		if owner != nil {
-			return fmt.Errorf("%s with %s: %w", t.tableName(), words, errdefs.ErrAlreadyExists)
+		for _, value := range taken {
+			logKey := uniqueKey(t.tableName(), x.name, value)
+			if err := checkKey(logKey); err != nil {
+				return fmt.Errorf("%s %s %q: %w", t.tableName(), x.name, value, err)
+			}
+			owner := tx.look(uniqueRows, logKey)
+			tx.guard(logKey, owner)
+			if owner != nil {
+				return fmt.Errorf("%s with %s %q: %w", t.tableName(), x.name, value, errdefs.ErrAlreadyExists)
+			}
+			come = append(come, logKey)
 		}
 	}
-	for logKey := range before {
-		if _, kept := after[logKey]; kept {
-			continue
-		}
+	for _, logKey := range gone {
 		if owner := tx.look(uniqueRows, logKey); owner != nil {
 			tx.guard(logKey, owner)
 			tx.set(uniqueRows, logKey, nil)
 		}
 		tx.ops[logKey] = Op{Key: logKey, Delete: true}
 	}
-	for logKey := range after {
-		if _, kept := before[logKey]; kept {
-			continue
-		}
+	for _, logKey := range come {
 		tx.set(uniqueRows, logKey, &entry{logKey, pending, key})
 		tx.ops[logKey] = Op{Key: logKey, Value: []byte(key)}
 	}
@@ -293,14 +324,15 @@ func oldValue(e *entry) any {
 	return e.val
 }
 
-func checkKey(what, key string) error {
+func checkKey(key string) error {
 	if key == "" || len(key) > MaxKey || strings.ContainsRune(key, 0) {
-		return fmt.Errorf("%s: must have 1 to %d bytes, none of them zero, but has %d: %w", what, MaxKey, len(key), errdefs.ErrInvalidArgument)
+		return fmt.Errorf("must have 1 to %d bytes, none of them zero, but has %d: %w", MaxKey, len(key), errdefs.ErrInvalidArgument)
 	}
 	return nil
 }
 
-func first(rows *memdb.Txn, table, key string) *entry {
+// first returns a row by its key, a string, or a []byte with a zero byte behind.
+func first[K string | []byte](rows *memdb.Txn, table string, key K) *entry {
 	obj, err := rows.First(table, "id", key)
 	if err != nil {
 		panic(fmt.Sprintf("state: %v: the store was opened without this table", err))
@@ -311,20 +343,9 @@ func first(rows *memdb.Txn, table, key string) *entry {
 	return obj.(*entry)
 }
 
-func each(rows *memdb.Txn, table, index, value string) iter.Seq[*entry] {
-	if index == "" {
-		return from(rows, table, "")
-	}
-	return results(func() (memdb.ResultIterator, error) { return rows.Get(table, index, value) })
-}
-
 func from(rows *memdb.Txn, table, key string) iter.Seq[*entry] {
-	return results(func() (memdb.ResultIterator, error) { return rows.LowerBound(table, "id", key) })
-}
-
-func results(find func() (memdb.ResultIterator, error)) iter.Seq[*entry] {
 	return func(yield func(*entry) bool) {
-		found, err := find()
+		found, err := rows.LowerBound(table, "id", key)
 		if err != nil {
 			panic(fmt.Sprintf("state: %v: the store was opened without this table", err))
 		}

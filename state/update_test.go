@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -91,6 +92,12 @@ func TestFailuresInAGroupLeaveNothing(t *testing.T) {
 					if p.Delete < p.Keys {
 						if err := boxes.Delete(tx, fmt.Sprint(i, "-", p.Delete)); err != nil {
 							return err
+						}
+					}
+					for _, owner := range []string{"o0", "o1"} {
+						n := len(slices.Collect(boxes.By(tx.Unguarded(), "owner", owner)))
+						if sum := weights.Get(tx, owner); n != sum.Boxes {
+							rt.Errorf("%d records are filed under %s, %d are there", n, owner, sum.Boxes)
 						}
 					}
 					switch p.Fate {
