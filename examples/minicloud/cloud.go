@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/dewpoint-cloud/dewpoint"
 	"github.com/dewpoint-cloud/dewpoint/api/metadata"
 	"github.com/dewpoint-cloud/dewpoint/auth"
@@ -37,6 +39,9 @@ func alien(file, what string) error {
 // serve puts a cloud together, runs it, and shows what it does until ctx ends or all is done.
 func serve(ctx context.Context, o options, h *host, logger *slog.Logger, s *screen) (err error) {
 	records, err := bolt.Open(bolt.Config{Path: recordsFile(o)})
+	if errdefs.IsUnavailable(err) {
+		return fmt.Errorf("another minicloud runs in %s, and must be interrupted first: %w", o.dir, err)
+	}
 	if err != nil {
 		return err
 	}

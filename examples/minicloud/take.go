@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -98,6 +99,9 @@ func send(ctx context.Context, c command, o options, w io.Writer) error {
 	answer, err := client.Do(req)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
 		return errNobody
+	}
+	if wrapped := new(url.Error); errors.As(err, &wrapped) {
+		err = wrapped.Err // without a URL that nobody has seen
 	}
 	if err != nil {
 		return fmt.Errorf("asking the minicloud in %s: %w", o.dir, err)
