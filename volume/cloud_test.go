@@ -219,6 +219,17 @@ func (c *cloud) attach(t testing.TB, id string) volume.Volume {
 	return v
 }
 
+// use attaches a volume, and logs in to it.
+func (c *cloud) use(t testing.TB, n *node, id string) *fakevolume.Session {
+	t.Helper()
+	c.attach(t, id)
+	at, err := c.service.Connection(c.ctx, id)
+	require.NoError(t, err)
+	session, err := n.exporter.Login(at.Target, initiator, at.User, at.Secret)
+	require.NoError(t, err)
+	return session
+}
+
 const (
 	initiator       = "iqn.2026-01.example:client"
 	secondInitiator = "iqn.2026-01.example:second"

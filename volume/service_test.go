@@ -261,11 +261,7 @@ func TestAttachments(t *testing.T) {
 func TestExtendInUse(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cloud, n *node) {
 		v := c.create(t, volume.CreateRequest{SizeGiB: 1})
-		c.attach(t, v.ID)
-		at, err := c.service.Connection(c.ctx, v.ID)
-		require.NoError(t, err)
-		session, err := n.exporter.Login(at.Target, initiator, at.User, at.Secret)
-		require.NoError(t, err)
+		session := c.use(t, n, v.ID)
 		var told atomic.Int32
 		of := v.ID
 		n.exporter.Fail(func(method, id string) error {
@@ -276,7 +272,7 @@ func TestExtendInUse(t *testing.T) {
 		})
 		before := n.driver.Calls(fakevolume.MethodExtend)
 		hang := n.driver.Inject(fakevolume.Fault{Method: fakevolume.MethodExtend, Hang: true})
-		v, err = c.service.Extend(c.ctx, v.ID, 3)
+		v, err := c.service.Extend(c.ctx, v.ID, 3)
 		require.NoError(t, err)
 		require.Equal(t, volume.StateExtending, v.State)
 		for name, err := range map[string]error{
@@ -318,11 +314,7 @@ func TestExtendInUse(t *testing.T) {
 func TestSnapshotInUse(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cloud, n *node) {
 		v := c.create(t, volume.CreateRequest{SizeGiB: 1})
-		c.attach(t, v.ID)
-		at, err := c.service.Connection(c.ctx, v.ID)
-		require.NoError(t, err)
-		session, err := n.exporter.Login(at.Target, initiator, at.User, at.Secret)
-		require.NoError(t, err)
+		session := c.use(t, n, v.ID)
 		took := func(delay time.Duration) (volume.Snapshot, time.Duration) {
 			fault := n.driver.Inject(fakevolume.Fault{Method: fakevolume.MethodSnapshot, Delay: delay})
 			defer fault.Remove()
@@ -351,7 +343,7 @@ func TestSnapshotInUse(t *testing.T) {
 
 		// Nobody waits for a volume that nobody uses, however long it takes.
 		require.NoError(t, c.service.Detach(c.ctx, v.ID, false))
-		_, err = c.service.WaitFor(c.ctx, v.ID, volume.StateAvailable)
+		_, err := c.service.WaitFor(c.ctx, v.ID, volume.StateAvailable)
 		require.NoError(t, err)
 		n.driver.Inject(fakevolume.Fault{Method: fakevolume.MethodSnapshot, Delay: time.Minute})
 		c.snapshot(t, v.ID)

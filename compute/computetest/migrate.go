@@ -79,13 +79,19 @@ func (r migrateRow) run(ctx context.Context, env MigrateEnv) error {
 	}}.run(ctx, env.Env)
 }
 
-// prepared returns a machine whose guest has booted, as it is to be at the destination, and the address of that, which expects it.
-func (e *migrateBench) prepared(ctx context.Context) (there compute.Machine, address string, err error) {
-	m, err := e.from.ready(ctx)
-	if err != nil {
-		return m, "", err
+// prepared has a check begin with a machine whose guest has booted, as it is to be at the destination, and the address of that, which expects it.
+func prepared(check func(ctx context.Context, e *migrateBench, there compute.Machine, address string) error) func(context.Context, *migrateBench) error {
+	return func(ctx context.Context, e *migrateBench) error {
+		m, err := e.from.ready(ctx)
+		if err != nil {
+			return err
+		}
+		there, address, err := expect(ctx, e.from, e.to, m)
+		if err != nil {
+			return err
+		}
+		return check(ctx, e, there, address)
 	}
-	return expect(ctx, e.from, e.to, m)
 }
 
 func expect(ctx context.Context, from, to side, m compute.Machine) (there compute.Machine, address string, err error) {
@@ -138,16 +144,12 @@ func migrateRows() []migrateRow {
 		{
 			name: "prepare",
 			rule: "It makes no domain that runs.",
-			check: func(ctx context.Context, e *migrateBench) error {
-				there, _, err := e.prepared(ctx)
-				if err != nil {
-					return err
-				}
+			check: prepared(func(ctx context.Context, e *migrateBench, there compute.Machine, _ string) error {
 				if d, err := e.to.domain(ctx, there.ID); err != nil || d.Power == compute.PowerRunning {
 					return fmt.Errorf("there is %+v: %w", d, err)
 				}
 				return e.from.is(ctx, there.ID, compute.PowerRunning)
-			},
+			}),
 		},
 		{
 			name: "prepare what is bad",
@@ -165,11 +167,7 @@ func migrateRows() []migrateRow {
 		{
 			name: "prepare again",
 			rule: "Prepare is idempotent. What it leaves, Create and Destroy of the machine remove.",
-			check: func(ctx context.Context, e *migrateBench) error {
-				there, address, err := e.prepared(ctx)
-				if err != nil {
-					return err
-				}
+			check: prepared(func(ctx context.Context, e *migrateBench, there compute.Machine, address string) error {
 				again, err := e.to.Prepare(ctx, there)
 				if err != nil || again != address {
 					return fmt.Errorf("prepared at %q, again at %q: %w", address, again, err)
@@ -181,16 +179,12 @@ func migrateRows() []migrateRow {
 					func() error { return e.from.Migrate(ctx, there, address) },
 					func() error { return e.to.Driver.Create(ctx, there) },
 				)
-			},
+			}),
 		},
 		{
 			name: "migrate",
 			rule: "When it returns nil, the machine is shut off here, and is at the destination, complete and paused: a Create there has it go on where it was.",
-			check: func(ctx context.Context, e *migrateBench) error {
-				there, address, err := e.prepared(ctx)
-				if err != nil {
-					return err
-				}
+			check: prepared(func(ctx context.Context, e *migrateBench, there compute.Machine, address string) error {
 				return all(
 					func() error { return e.from.Migrate(ctx, there, address) },
 					func() error { return e.are(ctx, there.ID, compute.PowerShutoff, compute.PowerPaused) },
@@ -205,16 +199,12 @@ func migrateRows() []migrateRow {
 					},
 					func() error { return e.to.goesOn(ctx, there.ID) },
 				)
-			},
+			}),
 		},
 		{
 			name: "migrate back",
 			rule: "Migrate hands the running machine with m's id to the host with an address, whose Prepare was given m;",
-			check: func(ctx context.Context, e *migrateBench) error {
-				there, address, err := e.prepared(ctx)
-				if err != nil {
-					return err
-				}
+			check: prepared(func(ctx context.Context, e *migrateBench, there compute.Machine, address string) error {
 				if err := all(
 					func() error { return e.from.Migrate(ctx, there, address) },
 					func() error { return e.from.Driver.Destroy(ctx, there.ID, there.Epoch) },
@@ -232,31 +222,23 @@ func migrateRows() []migrateRow {
 					func() error { return e.from.Driver.Create(ctx, here) },
 					func() error { return e.from.is(ctx, here.ID, compute.PowerRunning) },
 				)
-			},
+			}),
 		},
 		{
 			name: "migrate again",
 			rule: "A machine that has left already is success.",
-			check: func(ctx context.Context, e *migrateBench) error {
-				there, address, err := e.prepared(ctx)
-				if err != nil {
-					return err
-				}
+			check: prepared(func(ctx context.Context, e *migrateBench, there compute.Machine, address string) error {
 				return all(
 					func() error { return e.from.Migrate(ctx, there, address) },
 					func() error { return e.from.Migrate(ctx, there, address) },
 					func() error { return e.are(ctx, there.ID, compute.PowerShutoff, compute.PowerPaused) },
 				)
-			},
+			}),
 		},
 		{
 			name: "migrate what does not run",
 			rule: "One that is shut off for another reason, or paused, is FailedPrecondition.",
-			check: func(ctx context.Context, e *migrateBench) error {
-				there, address, err := e.prepared(ctx)
-				if err != nil {
-					return err
-				}
+			check: prepared(func(ctx context.Context, e *migrateBench, there compute.Machine, address string) error {
 				return all(
 					func() error { return e.from.Driver.Pause(ctx, there.ID) },
 					func() error {
@@ -269,16 +251,12 @@ func migrateRows() []migrateRow {
 					},
 					func() error { return e.are(ctx, there.ID, compute.PowerShutoff, compute.PowerUnknown) },
 				)
-			},
+			}),
 		},
 		{
 			name: "migrate to nowhere",
 			rule: "When it returns another error than its context's, the machine runs here as before, and nothing of it runs at the destination.",
-			check: func(ctx context.Context, e *migrateBench) error {
-				there, _, err := e.prepared(ctx)
-				if err != nil {
-					return err
-				}
+			check: prepared(func(ctx context.Context, e *migrateBench, there compute.Machine, _ string) error {
 				if e.from.Migrate(ctx, there, e.nowhere) == nil {
 					return errors.New("it has migrated to nowhere")
 				}
@@ -286,16 +264,12 @@ func migrateRows() []migrateRow {
 					func() error { return e.are(ctx, there.ID, compute.PowerRunning, compute.PowerUnknown) },
 					func() error { return e.from.Driver.Stop(ctx, there.ID, 0) },
 				)
-			},
+			}),
 		},
 		{
 			name: "abort without one",
 			rule: "Without one it changes nothing, and left tells of the last one. An unknown machine has not left: it is success.",
-			check: func(ctx context.Context, e *migrateBench) error {
-				there, address, err := e.prepared(ctx)
-				if err != nil {
-					return err
-				}
+			check: prepared(func(ctx context.Context, e *migrateBench, there compute.Machine, address string) error {
 				left := func(id string, want bool) func() error {
 					return func() error {
 						if got, err := e.from.Abort(ctx, id); err != nil || got != want {
@@ -316,16 +290,12 @@ func migrateRows() []migrateRow {
 					left(there.ID, true), left(there.ID, true),
 					func() error { return e.are(ctx, there.ID, compute.PowerShutoff, compute.PowerPaused) },
 				)
-			},
+			}),
 		},
 		{
 			name: "abort one",
 			rule: "Abort ends a Migrate of the machine, whoever began it, and returns when it has ended: either left is true, and the machine is at the destination as after a Migrate that succeeded, or it is here, and runs if it did before.",
-			check: func(ctx context.Context, e *migrateBench) error {
-				there, address, err := e.prepared(ctx)
-				if err != nil {
-					return err
-				}
+			check: prepared(func(ctx context.Context, e *migrateBench, there compute.Machine, address string) error {
 				for begin := range 4 {
 					limited, cancel := context.WithCancel(ctx)
 					migrated := make(chan error, 1)
@@ -359,7 +329,7 @@ func migrateRows() []migrateRow {
 					}
 				}
 				return e.from.answers(ctx, there.ID)
-			},
+			}),
 		},
 		{
 			name: "a migration of an unknown machine",

@@ -3,27 +3,17 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
-	"log/slog"
-	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/dewpoint-cloud/dewpoint"
 	"github.com/dewpoint-cloud/dewpoint/auth"
 	"github.com/dewpoint-cloud/dewpoint/compute"
 	"github.com/dewpoint-cloud/dewpoint/compute/libvirt"
 	"github.com/dewpoint-cloud/dewpoint/internal/benchline"
-	"github.com/dewpoint-cloud/dewpoint/internal/testneed"
-	"github.com/dewpoint-cloud/dewpoint/network/dhcp"
-	"github.com/dewpoint-cloud/dewpoint/network/linux"
 	"github.com/dewpoint-cloud/dewpoint/volume"
 )
 
@@ -43,52 +33,18 @@ func (h timed) PlugDisk(ctx context.Context, id string, d compute.Disk) error {
 // BenchmarkPeerAttach is how long it takes to create a volume, to export it, and to give it to a guest that runs, beside what libvirt and QEMU
 // take of that.
 func BenchmarkPeerAttach(b *testing.B) {
-	testneed.Slow(b)
-	testneed.Root(b)
-	testneed.Tools(b, "ip", "qemu-img", "busybox", "libvirtd", "virtlogd", "qemu-system-x86_64")
-	dir, err := os.MkdirTemp("", "minb")
-	require.NoError(b, err)
-	logger := slog.New(slog.NewTextHandler(io.Discard, nil))
-	o := options{dir: dir, instances: 1, cidr: netip.MustParsePrefix("10.98.0.0/24"), bridge: "br100", netns: filepath.Base(dir), memory: 128}
 	ctx, cancel := context.WithTimeout(b.Context(), 5*time.Minute)
 	b.Cleanup(cancel)
-	h, err := prepareHost(ctx, o, logger)
-	require.NoError(b, err)
-	b.Cleanup(func() { require.NoError(b, h.remove(context.Background(), true)) })
-	disks, err := openStorage(ctx, o, h, logger)
-	require.NoError(b, err)
-	b.Cleanup(func() { require.NoError(b, disks.close()) })
-	machines, err := libvirt.New(libvirt.Config{Socket: h.socket, Type: "qemu"})
-	require.NoError(b, err)
-	b.Cleanup(func() { require.NoError(b, machines.Close()) })
-	bridges, err := linux.New(linux.Config{NetNS: h.netns})
-	require.NoError(b, err)
-	b.Cleanup(func() { require.NoError(b, bridges.Close()) })
-	leases, err := dhcp.New(dhcp.Config{Dir: filepath.Join(dir, "dhcp"), NetNS: h.netns})
-	require.NoError(b, err)
+	n := newRealNode(b, ctx)
 	var plugged atomic.Int64
-	cloud, err := dewpoint.New(dewpoint.Config{Hypervisor: timed{machines, &plugged}, NetworkManager: bridges, DHCP: leases, VolumeDriver: disks.driver,
-		VolumeExporter: disks.exporter, Dir: filepath.Join(dir, "cloud"), Logger: logger})
-	require.NoError(b, err)
-	life, end := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- cloud.Run(life) }()
-	b.Cleanup(func() { end(); require.NoError(b, <-ended) })
-	s, err := cloud.Services(ctx)
-	require.NoError(b, err)
+	n.cfg.Hypervisor = timed{n.cfg.Hypervisor.(*libvirt.Hypervisor), &plugged}
+	_, s, _ := n.start(b, ctx)
 	ctx = auth.NewContext(ctx, auth.Admin("project"))
-	i, err := launch(ctx, o, s, "mini-1")
+	i, err := launch(ctx, n.options, s, "mini-1")
 	require.NoError(b, err)
 	_, err = s.Compute.WaitActive(ctx, i.ID)
 	require.NoError(b, err)
-	for {
-		text, err := s.Compute.Console(ctx, i.ID, 0)
-		if err == nil && strings.Contains(string(text), "hostname mini-1") {
-			break
-		}
-		require.NoError(b, ctx.Err(), "the guest does not boot:\n%s", text)
-		time.Sleep(100 * time.Millisecond)
-	}
+	says(b, ctx, s, i.ID, "hostname mini-1")
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	var created, attached, plugs, all []float64
 	one := func() {

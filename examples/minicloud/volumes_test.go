@@ -51,7 +51,7 @@ type realNode struct {
 	disks   *storage
 }
 
-func newRealNode(t *testing.T, ctx context.Context) *realNode {
+func newRealNode(t testing.TB, ctx context.Context) *realNode {
 	t.Helper()
 	testneed.Slow(t)
 	testneed.Root(t)
@@ -83,7 +83,7 @@ func newRealNode(t *testing.T, ctx context.Context) *realNode {
 }
 
 // start runs the cloud on the node until stop is called, or the test ends.
-func (n *realNode) start(t *testing.T, ctx context.Context) (cloud *dewpoint.Cloud, s *dewpoint.Services, stop func()) {
+func (n *realNode) start(t testing.TB, ctx context.Context) (cloud *dewpoint.Cloud, s *dewpoint.Services, stop func()) {
 	t.Helper()
 	cloud, err := dewpoint.New(n.cfg)
 	require.NoError(t, err)
@@ -98,7 +98,7 @@ func (n *realNode) start(t *testing.T, ctx context.Context) (cloud *dewpoint.Clo
 }
 
 // says waits for a line on a machine's console.
-func says(t *testing.T, ctx context.Context, s *dewpoint.Services, id, line string) {
+func says(t testing.TB, ctx context.Context, s *dewpoint.Services, id, line string) {
 	t.Helper()
 	for {
 		text, err := s.Compute.Console(ctx, id, 0)
