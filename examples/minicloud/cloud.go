@@ -159,7 +159,11 @@ func show(ctx context.Context, o options, cloud *dewpoint.Cloud, services *dewpo
 	if err := reached(); err != nil {
 		s.print("%v", err)
 	}
-	s.print("stays up until interrupted; ask it for more from another shell, as with\n\n    minicloud volume create -dir %s -size 1 -name data\n", o.dir)
+	where := ""
+	if o.dir != defaultDir {
+		where = " -dir " + o.dir
+	}
+	s.print("stays up until interrupted; ask it for more from another shell, as with\n\n    %s volume create%s -size 1 -name data\n", os.Args[0], where)
 	<-ctx.Done()
 	return ctx.Err()
 }

@@ -29,8 +29,13 @@ func socket(o options) string { return filepath.Join(o.dir, "commands", "socket"
 // errorTrailer is the trailer of an answer that says why the command failed, quoted; without it, it did not.
 const errorTrailer = "Minicloud-Error"
 
-// take takes commands while f runs.
+// stopWait is how long a command that is told to end may take.
+const stopWait = 5 * time.Second
+
+// take takes commands while f runs. Those that are under way then end.
 func take(ctx context.Context, o options, s *dewpoint.Services, f func() error) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	path := socket(o)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
@@ -46,7 +51,12 @@ func take(ctx context.Context, o options, s *dewpoint.Services, f func() error) 
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(l) }()
 	err = f()
-	err = errors.Join(err, server.Close())
+	stop()
+	soon, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWait)
+	defer cancel()
+	if server.Shutdown(soon) != nil {
+		err = errors.Join(err, server.Close())
+	}
 	<-ended
 	return err
 }
