@@ -63,11 +63,16 @@ type kernel struct {
 	nft   *nftables.Conn
 	rules *netlink.Conn // of the packet filter too
 	room  int           // bytes that rules can send at once; 0: what the kernel gives
+
+	removals chan *netlink.Conn // those that no removal of a link uses; nil: not made yet
 }
 
 // dial opens the sockets, once and early: the nftables library can't read from file descriptors above 1023.
 func dial(path string) (_ *kernel, err error) {
-	k := &kernel{}
+	k := &kernel{removals: make(chan *netlink.Conn, maxRemovals)}
+	for range maxRemovals {
+		k.removals <- nil
+	}
 	defer func() {
 		if err != nil {
 			_ = k.close()
@@ -105,6 +110,11 @@ func dial(path string) (_ *kernel, err error) {
 
 func (k *kernel) close() error {
 	var err error
+	for range maxRemovals { // when those that are under way have ended
+		if conn := <-k.removals; conn != nil {
+			err = errors.Join(err, conn.Close())
+		}
+	}
 	if k.rt != nil {
 		err = k.rt.Close()
 	}
@@ -124,6 +134,9 @@ func (k *kernel) close() error {
 const dumpTries = 5
 
 func (k *kernel) route(req netlink.Message) ([]netlink.Message, error) {
+	if req.Header.Type == unix.RTM_DELLINK {
+		return nil, k.removeLink(req)
+	}
 	for try := 1; ; try++ {
 		replies, err := k.rt.Execute(req)
 		whole := true
@@ -132,6 +145,46 @@ func (k *kernel) route(req netlink.Message) ([]netlink.Message, error) {
 		}
 		if whole || err != nil || try == dumpTries {
 			return replies, err
+		}
+	}
+}
+
+// maxRemovals is how many links may be on their way out of the kernel at once.
+const maxRemovals = 16
+
+// removeLink removes a link, and returns when it is not there any more. The kernel keeps whoever asked for some 15 ms longer, while it gives
+// memory back, which somebody else waits for.
+func (k *kernel) removeLink(req netlink.Message) error {
+	conn := <-k.removals
+	if conn == nil {
+		config := &netlink.Config{}
+		if k.netns != nil {
+			config.NetNS = int(k.netns.Fd())
+		}
+		var err error
+		if conn, err = netlink.Dial(unix.NETLINK_ROUTE, config); err != nil {
+			k.removals <- nil
+			return fmt.Errorf("rtnetlink: %w", err)
+		}
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := conn.Execute(req)
+		done <- err
+		k.removals <- conn
+	}()
+	look := netlink.Message{Header: netlink.Header{Type: unix.RTM_GETLINK, Flags: netlink.Request}, Data: req.Data}
+	for {
+		select {
+		case err := <-done:
+			return err
+		default:
+		}
+		if _, err := k.rt.Execute(look); err != nil { // waits for a removal that has begun
+			if errors.Is(err, unix.ENODEV) {
+				return nil
+			}
+			return <-done
 		}
 	}
 }
