@@ -47,12 +47,23 @@ func (l *Log) Commit(ctx context.Context, b state.Batch) (state.Revision, error)
 		}
 	}
 	w := &write{ctx: ctx, batch: b, result: make(chan struct{})}
-	select {
-	case l.submit <- w:
-	case <-ctx.Done():
-		return 0, ctx.Err()
-	case <-l.closing:
+	l.turn.Lock()
+	if l.closing {
+		l.turn.Unlock()
 		return 0, state.ErrClosed
+	}
+	l.waiting = append(l.waiting, w)
+	first := !l.busy
+	if first {
+		l.busy = true
+		l.done.Add(1)
+	}
+	l.turn.Unlock()
+	if first && l.commitWaiting() { // more came meanwhile, whose commits this caller does not wait for
+		go func() {
+			for l.commitWaiting() {
+			}
+		}()
 	}
 	select {
 	case <-w.result:
@@ -66,32 +77,29 @@ func (l *Log) Commit(ctx context.Context, b state.Batch) (state.Revision, error)
 	return w.rev, w.err
 }
 
-// run commits what is submitted until the log is closed.
-func (l *Log) run() {
-	for {
-		var group []*write
-		select {
-		case w := <-l.submit:
-			group = append(group, w)
-		case <-l.closing:
-			return
-		}
-		bytes := group[0].size()
-	more:
-		for len(group) < maxGroup && bytes < maxGroupBytes {
-			select {
-			case w := <-l.submit:
-				group = append(group, w)
-				bytes += w.size()
-			default:
-				break more
-			}
-		}
-		l.commit(group)
-		for _, w := range group {
-			close(w.result)
-		}
+// commitWaiting commits what waits, up to the limits, and tells whether more does. One goroutine at a time calls it, until it
+// returns false.
+func (l *Log) commitWaiting() bool {
+	l.turn.Lock()
+	n, bytes := 0, 0
+	for n < len(l.waiting) && n < maxGroup && bytes < maxGroupBytes {
+		bytes += l.waiting[n].size()
+		n++
 	}
+	group := l.waiting[:n:n]
+	l.waiting = l.waiting[n:]
+	l.turn.Unlock()
+	l.commit(group)
+	for _, w := range group {
+		close(w.result)
+	}
+	l.turn.Lock()
+	defer l.turn.Unlock()
+	if l.busy = len(l.waiting) > 0; !l.busy {
+		l.waiting = nil
+		l.done.Done()
+	}
+	return l.busy
 }
 
 func (w *write) size() (n int) {

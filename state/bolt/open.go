@@ -35,11 +35,14 @@ type Log struct {
 	table *crc64.Table
 	feed  *feed.Feed[state.Batch]
 
-	submit  chan *write
-	closing chan struct{}
-	done    sync.WaitGroup
-	close   sync.Once
-	closed  error // what Close returns
+	turn    sync.Mutex
+	waiting []*write // in the order in which they came
+	busy    bool     // a goroutine commits what waits
+	closing bool
+	done    sync.WaitGroup // that goroutine; Add only under turn while not closing
+
+	close  sync.Once
+	closed error // what Close returns
 
 	// mu is held for writing while a group of batches becomes visible, so that what is read under it is the same in the
 	// file, in the head and in the feed.
@@ -49,7 +52,7 @@ type Log struct {
 }
 
 // Open opens the file, or makes it, and checks it as the package says. A file that another process, or another Log, has
-// open is refused at once as Unavailable. Open starts one goroutine, which commits; Close ends it.
+// open is refused at once as Unavailable.
 func Open(cfg Config) (*Log, error) {
 	switch {
 	case cfg.Path == "":
@@ -59,13 +62,11 @@ func Open(cfg Config) (*Log, error) {
 	case cfg.History == 0:
 		cfg.History = 1024
 	}
-	l := &Log{path: cfg.Path, table: crc64.MakeTable(crc64.ECMA), feed: feed.New[state.Batch](cfg.History),
-		submit: make(chan *write), closing: make(chan struct{})}
+	l := &Log{path: cfg.Path, table: crc64.MakeTable(crc64.ECMA), feed: feed.New[state.Batch](cfg.History)}
 	if err := l.open(); err != nil {
 		return nil, fmt.Errorf("state/bolt: open %s: %w", cfg.Path, err)
 	}
 	l.feed.Reset(uint64(l.head.rev))
-	l.done.Go(l.run)
 	return l, nil
 }
 
@@ -167,7 +168,9 @@ func foreign(err error) error {
 // Close implements state.Log. It waits for the batches that are being written, and gives up the file.
 func (l *Log) Close() error {
 	l.close.Do(func() {
-		close(l.closing)
+		l.turn.Lock()
+		l.closing = true
+		l.turn.Unlock()
 		l.done.Wait()
 		l.feed.Close()
 		l.mu.Lock()
