@@ -44,7 +44,8 @@ func (m Migration) Clone() Migration {
 var (
 	// Migrations holds those that are under way.
 	Migrations = state.NewTable("migration", func(m Migration) string { return m.InstanceID },
-		state.Index("to", func(m Migration) []string { return []string{m.To} }))
+		state.Index("to", func(m Migration) []string { return []string{m.To} }).
+			Telling(func(m Migration) string { return fmt.Sprint(m.Invited, m.Ready) }))
 
 	// ComingUse is what the instances that are moving to a host take of it.
 	ComingUse = state.NewSum("coming-use", Migrations, func(m Migration) (string, scheduler.Resources) { return m.To, m.Resources })

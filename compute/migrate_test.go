@@ -97,6 +97,7 @@ func TestLiveMigration(t *testing.T) {
 		before, _ := source.host.Machine(id)
 		for _, host := range []string{"host-" + destination.id[:8], source.id, ""} {
 			on, to := s.from(t, id)
+			begun := time.Now()
 			got, err := s.service.LiveMigrate(admin(), id, host)
 			require.NoError(t, err)
 			require.Equal(t, to.id, got)
@@ -104,6 +105,7 @@ func TestLiveMigration(t *testing.T) {
 			i, err := s.service.WaitActive(s.ctx, id)
 			require.NoError(t, err)
 			require.Equal(t, to.id, i.HostID)
+			require.Less(t, time.Since(begun), time.Second, "the hosts are rung, and wait for no tick")
 			require.Empty(t, i.Fault)
 			require.Equal(t, 1, s.live(id))
 			require.NoError(t, s.settled())
