@@ -69,12 +69,11 @@ const (
 const lookAgain = 3 * time.Second
 
 func newJournal(l *Log) *journal {
-	j := &journal{log: l, keys: l.keys, writer: unique(), every: l.cfg.every, retain: defaultRetain,
+	j := &journal{log: l, keys: l.keys, writer: unique(), every: l.cfg.every, retain: l.cfg.retain,
 		turn: make(chan struct{}, 1), reading: make(chan struct{}, 1), feed: feed.New[state.Batch](l.cfg.History)}
 	if j.every == 0 {
 		j.every = defaultEvery + rand.N[state.Revision](defaultEvery/8) // so that not all logs make one at once
-	} else {
-		j.retain = 1
+		j.retain = defaultRetain
 	}
 	return j
 }

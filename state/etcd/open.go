@@ -59,7 +59,7 @@ type Config struct {
 
 	Logger *slog.Logger // nil: silent
 
-	every state.Revision // of tests: see journal
+	every, retain state.Revision // of tests: see journal
 }
 
 // Defaults, and the bounds of what may be configured.

@@ -34,7 +34,7 @@ func conformsSingle(t *testing.T, urls []string) {
 		reopen := func() (state.Log, error) {
 			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			defer cancel()
-			return Open(ctx, Config{Endpoints: urls, Prefix: prefix, SingleKey: true, History: 8, every: 4})
+			return Open(ctx, Config{Endpoints: urls, Prefix: prefix, SingleKey: true, History: 8, every: 4, retain: 1})
 		}
 		log, err := reopen()
 		return statetest.Subject{Log: log, Reopen: reopen}, err
@@ -58,7 +58,7 @@ func TestKine(t *testing.T) {
 	db := kinetest.StartPostgres(t)
 	one, two := kinetest.Start(t, db.DSN("kine"), compacting...), kinetest.Start(t, db.DSN("kine"), "--compact-interval=0")
 	cfg := func(prefix string) Config {
-		return Config{Endpoints: []string{one.URL()}, Prefix: prefix + "/", SingleKey: true, Timeout: 30 * time.Second, every: 16}
+		return Config{Endpoints: []string{one.URL()}, Prefix: prefix + "/", SingleKey: true, Timeout: 30 * time.Second, every: 16, retain: raceRetain}
 	}
 	t.Run("log", func(t *testing.T) { conformsSingle(t, []string{one.URL()}) })
 	t.Run("two stores", func(t *testing.T) { race(t, cfg("race"), one.URL(), two.URL()) })
@@ -106,7 +106,7 @@ var compacting = []string{"--compact-interval=1s", "--compact-min-retain=0", "--
 
 // late has a request of a commit that was given up arrive when the journal has long gone on, and been trimmed and compacted.
 func late(t *testing.T, one, two *kinetest.Kine) {
-	cfg := Config{Endpoints: []string{one.URL()}, Prefix: "late/", SingleKey: true, Timeout: 300 * time.Millisecond, every: 4}
+	cfg := Config{Endpoints: []string{one.URL()}, Prefix: "late/", SingleKey: true, Timeout: 300 * time.Millisecond, every: 4, retain: 1}
 	slow := open(t, cfg)
 	put(t, slow, set("a", "0"))
 	one.Stop()
@@ -178,7 +178,7 @@ func TestSingleKeyLimits(t *testing.T) {
 func TestSingleKeyTwoStores(t *testing.T) {
 	t.Parallel()
 	url := embedded(t, etcdserver.Config{})[0]
-	race(t, Config{SingleKey: true, every: 16}, url, url)
+	race(t, Config{SingleKey: true, every: 16, retain: raceRetain}, url, url)
 }
 
 // A log that was cut off for long is given what it missed, and its followers too.
@@ -186,7 +186,7 @@ func TestSingleKeyIsCutOff(t *testing.T) {
 	t.Parallel()
 	url := embedded(t, etcdserver.Config{})[0]
 	r := newRelay(t, url)
-	cfg := Config{Endpoints: []string{r.url()}, SingleKey: true, Timeout: 500 * time.Millisecond, every: 4}
+	cfg := Config{Endpoints: []string{r.url()}, SingleKey: true, Timeout: 500 * time.Millisecond, every: 4, retain: 1}
 	cut := open(t, cfg)
 	first := put(t, cut, set("a", "1"), set("b", "1"))
 	f := pull(t, cut, 0)
@@ -266,7 +266,7 @@ func TestAnswersThatAreWrong(t *testing.T) {
 	t.Parallel()
 	url := embedded(t, etcdserver.Config{})[0]
 	var w wire
-	l := open(t, Config{Client: w.client(t, url), SingleKey: true, every: 2})
+	l := open(t, Config{Client: w.client(t, url), SingleKey: true, every: 2, retain: 1})
 	var turn atomic.Int64
 	w.set(func(_ *pb.TxnRequest, resp *pb.TxnResponse, send func() error) error {
 		switch turn.Add(1) % 4 {
@@ -316,7 +316,7 @@ func TestSnapshotsThatAreBrokenOff(t *testing.T) {
 func breaksOff(t *testing.T, url string, step int, done bool) (whole bool) {
 	prefix := fmt.Sprintf("%v/%d/", done, step)
 	var w wire
-	l := open(t, Config{Client: w.client(t, url), Prefix: prefix, SingleKey: true, MaxBytes: leastMaxBytes, every: 1 << 30})
+	l := open(t, Config{Client: w.client(t, url), Prefix: prefix, SingleKey: true, MaxBytes: leastMaxBytes, every: 1 << 30, retain: 1})
 	want := map[string]string{}
 	write := func(l *Log, from, to int) {
 		for i := from; i < to; i++ {
@@ -393,7 +393,7 @@ func TestSingleKeyRefuses(t *testing.T) {
 	put(t, open(t, Config{Endpoints: urls, Prefix: "many/"}), set("a", "1"))
 	refused(Config{Prefix: "many/", SingleKey: true}, "without Config.SingleKey")
 
-	l := open(t, Config{Endpoints: urls, Prefix: "single/", SingleKey: true, every: 1 << 30})
+	l := open(t, Config{Endpoints: urls, Prefix: "single/", SingleKey: true, every: 1 << 30, retain: 1})
 	for i := range 20 {
 		put(t, l, set(fmt.Sprint("a", i), "1"))
 	}

@@ -37,6 +37,9 @@ func TestTwoStores(t *testing.T) {
 	race(t, Config{}, url, url)
 }
 
+// raceRetain is more than what one store of a race commits: another that is cut off finds out what became of its own last commit.
+const raceRetain = 64
+
 // race has two stores, each with a server of its own, race for the same records.
 func race(t *testing.T, cfg Config, urls ...string) {
 	t.Helper()
