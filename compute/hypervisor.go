@@ -116,7 +116,7 @@ type Disk struct {
 	Format   string // "raw" or "qcow2": always given, never probed
 	ReadOnly bool
 	Serial   string // what the guest sees as the serial number; at most 20 characters
-	Device   string // "vda" to "vdz", different for all disks of a machine; "": the letter is its place among them
+	Device   string // "vda" to "vdz" (virtio-blk) or "sda" to "sdz" (virtio-scsi), different for all disks of a machine; "": "vd" and the letter of its place among them
 
 	// Backing is what shows through where a qcow2 file was not written to, the file right below first. What the
 	// files' own headers say is not followed: with no Backing, nothing shows through. The machine only reads them. At

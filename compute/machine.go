@@ -132,7 +132,7 @@ func (m Machine) Device(i int) string {
 	return "vd" + string(rune('a'+i))
 }
 
-var anyDevice = regexp.MustCompile(`^vd[a-z]$`)
+var anyDevice = regexp.MustCompile(`^[vs]d[a-z]$`)
 
 // Validate checks what can be known of a disk by itself. An error is InvalidArgument and begins with the field.
 func (d Disk) Validate() error {
@@ -143,7 +143,7 @@ func (d Disk) Validate() error {
 	case n == nil && !isPath(d.Path):
 		return bad("Path %q is not an absolute path", d.Path)
 	case d.Device != "" && !anyDevice.MatchString(d.Device):
-		return bad("Device is %q, must be \"vda\" to \"vdz\" or empty", d.Device)
+		return bad("Device is %q, must be \"vda\" to \"vdz\", \"sda\" to \"sdz\" or empty", d.Device)
 	case n == nil:
 	case d.Path != "":
 		return bad("Path %q is given, must be empty with ISCSI", d.Path)

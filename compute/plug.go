@@ -7,7 +7,7 @@ import "context"
 type Plugger interface {
 	// PlugDisk gives a running or paused machine a disk, and returns when the machine has it. The disk has a Serial and a
 	// Device; what [Disk.Validate] refuses is InvalidArgument. A disk with this serial that the machine has already is
-	// success; another one with this device is AlreadyExists. A machine that is shut off is FailedPrecondition. The disk is the
+	// success; another one with this device is AlreadyExists. The device says what it is on, virtio-blk or virtio-scsi. A machine that is shut off is FailedPrecondition. The disk is the
 	// machine's until it is shut off or the disk is taken away: what it has afterwards, the next Create says.
 	PlugDisk(ctx context.Context, id string, d Disk) error
 

@@ -19,7 +19,9 @@ import (
 type AttachRequest struct {
 	Instance string // required: an id
 	Volume   string // required: the id of a volume that is available
-	Device   string // what the guest is to call it, "vdb" to "vdz", with or without "/dev/"; "": the first that is free
+	// Device is what the guest is to call it, with or without "/dev/": "vdb" to "vdz" is on virtio-blk, "sda" to "sdz" on virtio-scsi. "": the
+	// first of "vdb" to "vdz" that is free.
+	Device string
 
 	// DeleteOnTermination has the volume deleted when the instance is terminated.
 	DeleteOnTermination bool
@@ -35,7 +37,7 @@ func (s *Service) AttachVolume(ctx context.Context, req AttachRequest) (device s
 	}
 	device = strings.TrimPrefix(req.Device, "/dev/")
 	if device != "" && !validDevice.MatchString(device) {
-		return "", fmt.Errorf("compute: Device is %.40q, must be \"vdb\" to \"vdz\": %w", req.Device, errdefs.ErrInvalidArgument)
+		return "", fmt.Errorf("compute: Device is %.40q, must be \"vdb\" to \"vdz\" or \"sda\" to \"sdz\": %w", req.Device, errdefs.ErrInvalidArgument)
 	}
 	wish := device
 	err = s.begin(ctx, "compute:volume:attach", req.Instance, func(tx *state.Tx, i *Instance) error {
@@ -64,7 +66,7 @@ func (s *Service) AttachVolume(ctx context.Context, req AttachRequest) (device s
 	return device, err
 }
 
-var validDevice = regexp.MustCompile(`^vd[b-z]$`)
+var validDevice = regexp.MustCompile(`^(vd[b-z]|sd[a-z])$`)
 
 // freeDevice returns the device that is asked for, or the first that none of the instance's volumes has.
 func freeDevice(r state.Reader, i Instance, asked string) (string, error) {
@@ -75,16 +77,19 @@ func freeDevice(r state.Reader, i Instance, asked string) (string, error) {
 	for at := range volume.Attachments.By(r, "instance", i.ID) {
 		taken = append(taken, at.Device)
 	}
-	for letter := 'b'; letter <= 'z'; letter++ {
-		device := "vd" + string(letter)
-		if !slices.Contains(taken, device) && (asked == "" || asked == device) {
-			return device, nil
-		}
-	}
-	if asked != "" {
+	switch {
+	case slices.Contains(taken, asked):
 		return "", fmt.Errorf("compute: Device %s of instance %s is taken: %w", asked, i.ID, errdefs.ErrAlreadyExists)
+	case len(taken) >= mostDisks-1:
+		return "", fmt.Errorf("compute: instance %s has %d volumes, at most %d are possible: %w", i.ID, len(taken), mostDisks-1, errdefs.ErrResourceExhausted)
+	case asked != "":
+		return asked, nil
 	}
-	return "", fmt.Errorf("compute: instance %s has %d volumes, at most 25 are possible: %w", i.ID, len(taken), errdefs.ErrResourceExhausted)
+	letter := 'b'
+	for slices.Contains(taken, "vd"+string(letter)) {
+		letter++
+	}
+	return "vd" + string(letter), nil
 }
 
 func (i Instance) volumeOperation(kind string, at volume.Attachment) operation.Intent {

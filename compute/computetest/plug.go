@@ -164,6 +164,30 @@ func plugRows() []plugRow {
 			},
 		},
 		{
+			name: "plug on virtio-scsi",
+			rule: "The device says what it is on, virtio-blk or virtio-scsi.",
+			check: func(ctx context.Context, e *plugBench) error {
+				m, blk, err := e.plugged(ctx)
+				if err != nil {
+					return err
+				}
+				d, err := e.disk()
+				if err != nil {
+					return err
+				}
+				d.Device = "sdx"
+				return all(
+					func() error { return e.PlugDisk(ctx, m.ID, d) },
+					func() error { return e.has(ctx, m.ID, d, 1) },
+					func() error { return e.grow(ctx, m.ID, d, 3<<20) },
+					func() error { return e.sees(m.ID, d, 3<<20) },
+					func() error { return e.UnplugDisk(ctx, m.ID, d.Serial) },
+					func() error { return e.has(ctx, m.ID, d, 0) },
+					func() error { return e.has(ctx, m.ID, blk, 1) },
+				)
+			},
+		},
+		{
 			name: "plug what is bad",
 			rule: "The disk has a Serial and a Device; what [Disk.Validate] refuses is InvalidArgument.",
 			check: func(ctx context.Context, e *plugBench) error {
@@ -177,7 +201,7 @@ func plugRows() []plugRow {
 				}
 				for _, spoil := range []func(*compute.Disk){
 					func(d *compute.Disk) { d.Serial = "" }, func(d *compute.Disk) { d.Device = "" },
-					func(d *compute.Disk) { d.Device = "sda" }, func(d *compute.Disk) { d.Path, d.ISCSI = "relative", nil },
+					func(d *compute.Disk) { d.Device = "hda" }, func(d *compute.Disk) { d.Path, d.ISCSI = "relative", nil },
 				} {
 					bad := good
 					spoil(&bad)

@@ -66,6 +66,14 @@ func TestSuiteFindsBrokenPluggers(t *testing.T) {
 		"it plugs nothing": {[]string{"plug", "plug again", "unplug"}, func(b *brokenPlugger) {
 			b.plug = func(context.Context, string, compute.Disk) error { return nil }
 		}},
+		"it has no virtio-scsi": {[]string{"plug on virtio-scsi"}, func(b *brokenPlugger) {
+			b.plug = func(ctx context.Context, id string, d compute.Disk) error {
+				if d.Device[0] == 's' {
+					return errdefs.ErrNotImplemented
+				}
+				return b.Hypervisor.PlugDisk(ctx, id, d)
+			}
+		}},
 		"it plugs anything": {[]string{"plug what is bad"}, func(b *brokenPlugger) {
 			b.plug = func(ctx context.Context, id string, d compute.Disk) error {
 				d.Path, d.Device = "/disk", "vdx"

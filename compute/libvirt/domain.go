@@ -3,6 +3,7 @@ package libvirt
 import (
 	"fmt"
 	"net"
+	"strings"
 
 	"libvirt.org/go/libvirtxml"
 
@@ -50,16 +51,17 @@ func (h *Hypervisor) domainXML(m compute.Machine) (string, error) {
 			d.OS.Firmware = "efi"
 		}
 	}
-	d.Devices.Controllers = controllers(len(m.Disks) + len(m.NICs) + len(d.Devices.RNGs) + h.cfg.SparePorts)
+	d.Devices.Controllers = controllers(1 + len(m.Disks) + len(m.NICs) + len(d.Devices.RNGs) + h.cfg.SparePorts)
 	return d.Marshal()
 }
 
-// controllers gives the machine PCI Express with so many ports, and no USB.
+// controllers gives the machine PCI Express with so many ports, one of them for virtio-scsi, which disks may be on later, and no USB.
 func controllers(ports int) []libvirtxml.DomainController {
 	index := func(i uint) *uint { return &i }
 	all := []libvirtxml.DomainController{
 		{Type: "usb", Index: index(0), Model: "none"},
 		{Type: "pci", Index: index(0), Model: "pcie-root"},
+		{Type: "scsi", Index: index(0), Model: "virtio-scsi"},
 	}
 	for i := range uint(ports) {
 		all = append(all, libvirtxml.DomainController{Type: "pci", Index: index(i + 1), Model: "pcie-root-port"})
@@ -85,7 +87,7 @@ func diskXML(id string, d compute.Disk, cache string) libvirtxml.DomainDisk {
 		Device: "disk",
 		Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: d.Format, Cache: cache, Discard: "unmap"},
 		Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: d.Path}},
-		Target: &libvirtxml.DomainDiskTarget{Dev: d.Device, Bus: "virtio"},
+		Target: &libvirtxml.DomainDiskTarget{Dev: d.Device, Bus: bus(d.Device)},
 		Serial: d.Serial, BackingStore: backing(d.Backing),
 	}
 	if n := d.ISCSI; n != nil {
@@ -98,10 +100,23 @@ func diskXML(id string, d compute.Disk, cache string) libvirtxml.DomainDisk {
 		}
 		disk.Source, disk.BackingStore = &libvirtxml.DomainDiskSource{Network: source}, nil
 	}
+	if disk.Target.Bus == "scsi" {
+		target := uint(d.Device[2] - 'a')
+		zero := uint(0)
+		disk.Address = &libvirtxml.DomainAddress{Drive: &libvirtxml.DomainAddressDrive{Controller: &zero, Bus: &zero, Target: &target, Unit: &zero}}
+	}
 	if d.ReadOnly {
 		disk.ReadOnly = &libvirtxml.DomainDiskReadOnly{}
 	}
 	return disk
+}
+
+// bus returns what a disk of this name is on.
+func bus(device string) string {
+	if strings.HasPrefix(device, "sd") {
+		return "scsi"
+	}
+	return "virtio"
 }
 
 // backing describes a chain to its end. The empty element at the end keeps libvirt from looking into the file above it.

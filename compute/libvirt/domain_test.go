@@ -44,6 +44,7 @@ func fullMachine() compute.Machine {
 				{Path: "/i/middle.qcow2", Format: "qcow2"}, {Path: "/i/base & more.raw", Format: "raw"},
 			}},
 			{Path: "/i/config.iso", Format: "raw", ReadOnly: true},
+			{Path: "/i/data.raw", Format: "raw", Serial: "data", Device: "sdc"},
 		},
 		NICs: []compute.NIC{
 			{Tap: "tap0", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, MTU: 1450}, {Tap: "tap1", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 2}},

@@ -28,6 +28,7 @@ for e in /sys/class/input/event*; do
 done
 [ -b /dev/vda ] && echo "guest: vda $($b cat /sys/block/vda/serial) $($b head -n 1 /dev/vda)"
 [ -b /dev/vdb ] && echo "guest: vdb read-only $($b cat /sys/block/vdb/ro)"
+{ until [ -b /dev/sda ]; do $b sleep 0.1; done; echo "guest: sda $($b cat /sys/block/sda/size) $($b head -n 1 /dev/sda)"; } &
 [ -d /sys/class/net/eth0 ] && echo "guest: eth0 $($b cat /sys/class/net/eth0/address) $($b cat /sys/class/net/eth0/mtu)"
 exec 3<$button
 echo "` + banner + `"
@@ -45,7 +46,7 @@ func guest(t testing.TB, dir string) (kernel, ramdisk string) {
 	kernel = kernels[len(kernels)-1]
 	testneed.Tools(t, "busybox", "modprobe")
 	version := strings.TrimPrefix(filepath.Base(kernel), "vmlinuz-")
-	depends, err := exec.Command("modprobe", "-S", version, "--show-depends", "-a", "button", "evdev", "virtio_pci", "virtio_blk", "virtio_net").Output()
+	depends, err := exec.Command("modprobe", "-S", version, "--show-depends", "-a", "button", "evdev", "virtio_pci", "virtio_blk", "virtio_net", "virtio_scsi", "sd_mod").Output()
 	if err != nil {
 		testneed.Missing(t, "needs the modules of kernel "+version)
 	}

@@ -36,19 +36,21 @@ func TestDisksAndCards(t *testing.T) {
 	r := newRig(t)
 	h, m := r.driver(), r.machine()
 	base, overlay, data := filepath.Join(r.dir, "base.raw"), filepath.Join(r.dir, "disk.qcow2"), filepath.Join(r.dir, "data.raw")
-	require.NoError(t, os.WriteFile(base, append([]byte("written in the base\n"), make([]byte, 1<<20)...), 0o600))
+	require.NoError(t, os.WriteFile(base, append([]byte("written in the base\n"), make([]byte, 1<<20-20)...), 0o600))
 	require.NoError(t, os.WriteFile(data, make([]byte, 1<<20), 0o600))
 	r.command("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, overlay)
 	r.command("ip", "-n", r.netns, "tuntap", "add", "tap7", "mode", "tap", "vnet_hdr")
 	m.Disks = []compute.Disk{
 		{Path: overlay, Format: "qcow2", Serial: "the-root", Backing: []compute.BackingFile{{Path: base, Format: "raw"}}},
 		{Path: data, Format: "raw", ReadOnly: true},
+		{Path: base, Format: "raw", ReadOnly: true, Device: "sda"},
 	}
 	m.NICs = []compute.NIC{{Tap: "tap7", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 7}, MTU: 1440}}
 	require.NoError(t, h.Create(t.Context(), m))
 	console := waitFor(t, h, m.ID, banner)
 	require.Contains(t, console, "guest: vda the-root written in the base")
 	require.Contains(t, console, "guest: vdb read-only 1")
+	waitFor(t, h, m.ID, "guest: sda 2048 written in the base")
 	require.Contains(t, console, "guest: eth0 02:00:00:00:00:07 1440")
 	require.NoError(t, h.Destroy(t.Context(), m.ID, m.Epoch))
 	require.Contains(t, r.command("ip", "-n", r.netns, "link", "show", "tap7"), "tap7", "the tap outlives the machine")

@@ -282,7 +282,7 @@ func answer(fd int, last uint32) (failure error) {
 					failure = unix.Errno(errno)
 				}
 			}
-			rest = rest[min(len(rest), max(size, messageHeader)+3&^3):]
+			rest = rest[min(len(rest), (max(size, messageHeader)+3)&^3):]
 		}
 	}
 }

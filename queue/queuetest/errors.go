@@ -66,7 +66,7 @@ func errorRows() []row {
 				}
 				for _, err := range []error{bus.Cast(ctx, m), bus.Fanout(ctx, m)} { // a bus need not know what becomes of them
 					if err != nil && !errdefs.IsPermissionDenied(err) {
-						return fmt.Errorf("Cast or Fanout: got error %w, want none or %q", err, errdefs.ErrPermissionDenied)
+						return fmt.Errorf("a cast or fanout: got error %w, want none or %q", err, errdefs.ErrPermissionDenied)
 					}
 				}
 				_, err = bus.Serve(m.Topic, seen.handle)
