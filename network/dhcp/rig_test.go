@@ -55,12 +55,16 @@ func (n *node) bridge(name, addr string) {
 	n.ip("link", "set", name, "up")
 }
 
+// card joins a card of the guest's to a bridge, and returns when the bridge forwards to it, which takes until the kernel has noticed its carrier.
 func (n *node) card(bridge, name string) {
 	n.t.Helper()
 	n.ip("link", "add", "t"+name, "type", "veth", "peer", "name", name)
 	n.ip("link", "set", name, "netns", n.guest.Path())
 	n.ip("link", "set", "t"+name, "master", bridge, "up")
 	runIn(n.t, n.guest, "ip", "link", "set", name, "up")
+	require.Eventually(n.t, func() bool {
+		return strings.Contains(runIn(n.t, n.ns, "ip", "-details", "link", "show", "dev", "t"+name), "bridge_slave state forwarding")
+	}, 10*time.Second, time.Millisecond, "the bridge forwards to %s", name)
 }
 
 func runIn(t testing.TB, ns *netnstest.NS, name string, args ...string) string {
