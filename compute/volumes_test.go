@@ -216,10 +216,15 @@ func TestVolumesOfAStoppedInstance(t *testing.T) {
 		require.ElementsMatch(t, []string{compute.VolumeSerial(kept), compute.VolumeSerial(late)}, n.plugged(instance))
 		m, _ := n.host.Machine(instance)
 		require.NoError(t, m.Validate())
+
+		// Made anew with both when its domain is lost and nobody has noticed.
+		synctest.Wait()
+		blind := n.host.Inject(fakecompute.Fault{Method: fakecompute.MethodList, Hang: true})
 		n.host.Remove(instance)
 		n.forgetTaps()
 		require.NoError(t, s.service.Reboot(s.ctx, instance, true))
 		s.waitRest(t, instance)
+		blind.Remove()
 		require.Len(t, n.plugged(instance), 2)
 	})
 }
