@@ -27,6 +27,6 @@ type Migrator interface {
 	// Abort ends a Migrate of the machine, whoever began it, and returns when it has ended: either left is true, and the machine is at the
 	// destination as after a Migrate that succeeded, or it is here, and runs if it did before. Without one it changes
 	// nothing, and left tells of the last one. An unknown machine has not left: it is success. A hypervisor that ended in the moment in which a machine
-	// left may have forgotten that: then it is shut off here, and has not left.
+	// left may have forgotten that: then it is off here, shut off or crashed, and has not left.
 	Abort(ctx context.Context, id string) (left bool, err error)
 }
