@@ -283,12 +283,12 @@ func TestManyInstancesOneDownload(t *testing.T) {
 	impatient, giveUp := context.WithCancel(t.Context())
 	left := make(chan error, 1)
 	go func() { _, err := c.Disk(impatient, "impatient", img, 1); left <- err }()
-	require.Eventually(t, func() bool { return s.count("img") == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return s.count("img") == 1 }, time.Minute, time.Millisecond)
 	errs := make(chan error, 20)
 	for i := range 20 {
 		go func() { _, err := c.Disk(t.Context(), fmt.Sprint("i-", i), img, 1); errs <- err }()
 	}
-	require.Eventually(t, func() bool { return c.fetching.waiting(baseName(img)) == 21 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return c.fetching.waiting(baseName(img)) == 21 }, time.Minute, time.Millisecond)
 	giveUp()
 	require.Equal(t, context.Canceled, <-left)
 	close(s.gate)
@@ -318,7 +318,7 @@ func TestDownloadEndsWithTheLastWhoWantsIt(t *testing.T) {
 	for i := range 2 {
 		go func() { _, err := c.Disk(ctx, fmt.Sprint("i-", i), img, 1); errs <- err }()
 	}
-	require.Eventually(t, func() bool { return c.fetching.waiting(baseName(img)) == 2 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return c.fetching.waiting(baseName(img)) == 2 }, time.Minute, time.Millisecond)
 	cancel()
 	require.Equal(t, context.Canceled, <-errs)
 	require.Equal(t, context.Canceled, <-errs)

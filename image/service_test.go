@@ -282,7 +282,7 @@ func TestAKernelIsNotDeletedUnderItsImages(t *testing.T) {
 	for range 100 {
 		kernel, err := r.Create(ctx, Spec{Name: "k", Format: Kernel}, bytes.NewReader(disk(10)))
 		require.NoError(t, err)
-		require.Eventually(t, func() bool { _, err := other.Get(ctx, kernel.ID); return err == nil }, 10*time.Second, 100*time.Microsecond)
+		require.Eventually(t, func() bool { _, err := other.Get(ctx, kernel.ID); return err == nil }, time.Minute, 100*time.Microsecond)
 		deleted := make(chan error, 1)
 		go func() { deleted <- other.Delete(ctx, kernel.ID) }()
 		_, registerErr := r.Register(ctx, Spec{Name: "img", Format: Raw, KernelID: kernel.ID})

@@ -251,7 +251,7 @@ func TestAChoiceIsHeldToWhatItRestsOn(t *testing.T) {
 			one, two := twoStores(t)
 			h := Host{ID: "h", Name: "h", Total: Resources{1, 100, 1}}
 			add(t, one, h)
-			require.Eventually(t, func() bool { return len(loads(two)) == 1 }, 5*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { return len(loads(two)) == 1 }, time.Minute, time.Millisecond)
 			s := newScheduler(t, Config{Filters: DefaultFilters(Ratios{1, 1, 1})})
 			runs := 0
 			err := one.Update(context.Background(), func(tx *state.Tx) error {

@@ -178,7 +178,7 @@ func TestTwoWritersCanNotOversellASum(t *testing.T) {
 			var n weight
 			_ = s.View(func(v *state.View) error { n = weights.Get(v, "x"); return nil })
 			return n == weight{limit, limit}
-		}, time.Second, time.Millisecond)
+		}, time.Minute, time.Millisecond)
 	}
 }
 
@@ -252,7 +252,7 @@ func TestSumsAndUniquesAreDerived(t *testing.T) {
 	}
 	last := max(a.Revision(), b.Revision())
 	for _, s := range []*state.Store{a, b, open(t, log)} {
-		require.Eventually(t, func() bool { return s.Revision() == last }, time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return s.Revision() == last }, time.Minute, time.Millisecond)
 		require.NoError(t, s.View(func(v *state.View) error {
 			want, labels := map[string]weight{}, map[string]string{}
 			for rec := range boxes.All(v) {

@@ -95,7 +95,7 @@ func (g guest) awaits(path string) (body string) {
 		var err error
 		status, body, err = g.ask(2*time.Second, http.MethodGet, path)
 		return err == nil && status == http.StatusOK
-	}, 30*time.Second, 50*time.Millisecond)
+	}, time.Minute, 50*time.Millisecond)
 	return body
 }
 
@@ -200,7 +200,7 @@ func TestEachMachineHearsOfItself(t *testing.T) {
 		require.Eventually(t, func() bool {
 			status, body, err = stranger.ask(2*time.Second, http.MethodGet, "/latest/meta-data/")
 			return err == nil
-		}, 30*time.Second, 50*time.Millisecond)
+		}, time.Minute, 50*time.Millisecond)
 		require.Equal(t, http.StatusNotFound, status)
 		require.Equal(t, "Not Found\n", body)
 	}

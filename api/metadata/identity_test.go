@@ -220,7 +220,7 @@ func TestConnectionsPerPort(t *testing.T) {
 		_, _ = io.WriteString(c, "GET / HTTP/1.0\r\n\r\n")
 		n, _ := c.Read(make([]byte, 1))
 		return n == 1
-	}, 10*time.Second, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
 }
 
 func TestWhatIsTooLongIsRefused(t *testing.T) {

@@ -69,7 +69,7 @@ func TestStarvationStarvesNobody(t *testing.T) {
 	}
 	attack.flush()
 	known.storm(t)
-	require.Eventually(t, func() bool { return s.Counters().Unknown > 50_000 }, 5*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return s.Counters().Unknown > 50_000 }, time.Minute, 10*time.Millisecond)
 	require.Zero(t, s.Counters().Naks)
 	require.Len(t, s.Leases(), 50)
 }
@@ -89,7 +89,7 @@ func TestADeclineFloodKeepsTheAddress(t *testing.T) {
 	require.Eventually(t, func() bool {
 		c := s.Counters()
 		return c.Declines+c.Dropped >= 2000 && len(s.Leases()) == 1
-	}, 5*time.Second, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
 	g.storm(t) // asks again until the second of the flood is over
 	require.Len(t, s.Leases(), 2)
 }
@@ -147,7 +147,7 @@ func TestALibrarysClientRenewsAndReleases(t *testing.T) {
 		require.Equal(t, "10.0.0.18", again.ACK.YourIPAddr.String())
 		require.Equal(t, "10.0.0.18", again.ACK.ClientIPAddr.String())
 		require.NoError(t, c.Release(l))
-		require.Eventually(t, func() bool { return len(s.Leases()) == 0 }, 5*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return len(s.Leases()) == 0 }, time.Minute, time.Millisecond)
 	})
 	// A renewal as a machine sends it: by unicast, from its address, with a socket. The node must not say that nobody listens.
 	runIn(t, n.guest, "ip", "addr", "add", "10.0.0.18/16", "dev", "g0")
@@ -230,7 +230,7 @@ func TestKilledBetweenDiskAndAnswer(t *testing.T) {
 
 	s := n.start(dir)
 	require.NoError(t, s.Apply(t.Context(), testDesired(10)))
-	require.Eventually(t, func() bool { return len(s.Leases()) == len(before) }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(s.Leases()) == len(before) }, time.Minute, time.Millisecond)
 	g.storm(t)
 	require.Len(t, s.Leases(), 10)
 	for _, l := range s.Leases() {
@@ -330,7 +330,7 @@ func TestRunEndsAndBeginsAgain(t *testing.T) {
 	require.Zero(t, done)
 	require.Empty(t, late.Leases())
 	stop()
-	require.Eventually(t, func() bool { return len(late.Leases()) == 20 }, 5*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return len(late.Leases()) == 20 }, time.Minute, 10*time.Millisecond)
 	g.storm(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()

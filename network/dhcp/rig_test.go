@@ -64,7 +64,7 @@ func (n *node) card(bridge, name string) {
 	runIn(n.t, n.guest, "ip", "link", "set", name, "up")
 	require.Eventually(n.t, func() bool {
 		return strings.Contains(runIn(n.t, n.ns, "ip", "-details", "link", "show", "dev", "t"+name), "bridge_slave state forwarding")
-	}, 10*time.Second, time.Millisecond, "the bridge forwards to %s", name)
+	}, time.Minute, time.Millisecond, "the bridge forwards to %s", name)
 }
 
 func runIn(t testing.TB, ns *netnstest.NS, name string, args ...string) string {

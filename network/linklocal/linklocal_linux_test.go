@@ -248,7 +248,7 @@ func TestHopLimit(t *testing.T) {
 			}
 			return err
 		}) == nil
-	}, 20*time.Second, 20*time.Millisecond)
+	}, time.Minute, 20*time.Millisecond)
 	require.Equal(t, 3, <-limits)
 }
 

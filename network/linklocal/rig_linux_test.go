@@ -123,6 +123,6 @@ func asks(ns *netnstest.NS) (said string, err error) {
 func told(t testing.TB, ns *netnstest.NS) (said string) {
 	t.Helper()
 	var err error
-	require.Eventually(t, func() bool { said, err = asks(ns); return err == nil }, 20*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { said, err = asks(ns); return err == nil }, time.Minute, 20*time.Millisecond)
 	return said
 }

@@ -59,7 +59,7 @@ func ready(t testing.TB, a, b guest) {
 		a.send(t, frame)
 		_, came := b.until(t, end, nil, 20*time.Millisecond)
 		return came
-	}, 20*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 }
 
 // reaches tells whether a frame that a sends comes to b, by what comes behind it: ARP always passes.

@@ -71,7 +71,7 @@ func (o *outside) await(what string, wanted func(frame []byte) bool) []byte {
 				return true
 			}
 		}
-	}, 10*time.Second, time.Millisecond, what)
+	}, time.Minute, time.Millisecond, what)
 	return found
 }
 
@@ -204,7 +204,7 @@ func TestFloatingIPsBetweenBridges(t *testing.T) {
 					return true
 				}
 			}
-		}, 10*time.Second, time.Millisecond, text)
+		}, time.Minute, time.Millisecond, text)
 		require.Equal(t, b.IPs[0].String()+":80", to)
 		b.send(t, datagram(otherGateway, b.MAC, netip.MustParseAddrPort(to), netip.MustParseAddrPort(from), "answer to "+text))
 		src, dst := ends(a.await(t, "answer to "+text, ending("answer to "+text)))

@@ -173,7 +173,7 @@ func testVLANsAreRouted(t *testing.T) {
 	send := func(to netip.Addr, text string) { a.send(t, datagram6(gateway, a.MAC, a.IPs[1], to, 5, 5, text)) }
 	reached := func(text string) {
 		t.Helper()
-		require.Eventually(t, func() bool { send(far6, text); return out(text) }, 30*time.Second, time.Millisecond, text)
+		require.Eventually(t, func() bool { send(far6, text); return out(text) }, time.Minute, time.Millisecond, text)
 	}
 	reached("to the outside")
 	send(b.IPs[1], "to a project")

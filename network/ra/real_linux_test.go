@@ -80,7 +80,7 @@ func has(t testing.TB, g *netnstest.NS, addr string) {
 	require.Eventually(t, func() bool {
 		out, err := run(g, "-6", "addr", "show", "dev", "eth0", "-tentative")
 		return err == nil && strings.Contains(out, addr+"/64")
-	}, 30*time.Second, 50*time.Millisecond, "%s", addr)
+	}, time.Minute, 50*time.Millisecond, "%s", addr)
 }
 
 // talk tells whether a connects to b, and b has its bytes.
@@ -122,7 +122,7 @@ func TestGuestsMakeTheirAddresses(t *testing.T) {
 	has(t, one, first)
 	has(t, two, second)
 	require.Empty(t, ip(t, one, "-6", "route", "show", "default"), "the node is no router")
-	require.Eventually(t, func() bool { return talk(one, two, first, second) == nil }, 20*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return talk(one, two, first, second) == nil }, time.Minute, 50*time.Millisecond)
 
 	ip(t, one, "addr", "add", "fd00:1::bad/64", "dev", "eth0", "nodad")
 	require.Error(t, talk(one, two, "fd00:1::bad", second), "an address that is not the port's")
@@ -169,11 +169,11 @@ func TestGuestsRouteThroughTheNode(t *testing.T) {
 	router := func() string { return ip(t, g, "-6", "route", "show", "default") }
 	routes := func(want bool) {
 		t.Helper()
-		require.Eventually(t, func() bool { return strings.Contains(router(), "proto ra") == want }, 20*time.Second, 20*time.Millisecond)
+		require.Eventually(t, func() bool { return strings.Contains(router(), "proto ra") == want }, time.Minute, 20*time.Millisecond)
 	}
 	routes(true)
 	require.Regexp(t, `expires (1800|17\d\d)sec`, router())
-	require.Eventually(t, func() bool { return talk(g, outside, "fd00:1::5054:ff:fe00:1", "2001:db8::2") == nil }, 20*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return talk(g, outside, "fd00:1::5054:ff:fe00:1", "2001:db8::2") == nil }, time.Minute, 50*time.Millisecond)
 	require.NoError(t, talk(outside, g, "2001:db8::2", "fd00:1::5054:ff:fe00:1"), "routed, and not translated")
 
 	lost := watch(t, g)
@@ -182,7 +182,7 @@ func TestGuestsRouteThroughTheNode(t *testing.T) {
 	require.Eventually(t, func() bool {
 		reply, err := inform(g)
 		return err == nil && len(reply.Options.DNS()) == 1 && reply.Options.DNS()[0].String() == "fd00:1::54"
-	}, 20*time.Second, 50*time.Millisecond)
+	}, time.Minute, 50*time.Millisecond)
 	d.Bridges[0].Gateway6 = netip.Prefix{}
 	require.Empty(t, lost(), "it had a router all the time")
 	apply()
@@ -279,7 +279,7 @@ func TestNetworkdMakesItsAddress(t *testing.T) {
 			}
 		}
 		return false
-	}, 30*time.Second, 50*time.Millisecond, "its DNS server and its domain")
+	}, time.Minute, 50*time.Millisecond, "its DNS server and its domain")
 }
 
 // global lists the addresses of a guest that are not link-local.

@@ -48,7 +48,7 @@ func startTgtd(t testing.TB, path string) (addr string, pid int) {
 	require.Eventually(t, func() bool {
 		_, err := admin("--op", "new", "--mode", "target", "--tid", "1", "-T", testTarget)
 		return err == nil
-	}, 10*time.Second, 50*time.Millisecond)
+	}, time.Minute, 50*time.Millisecond)
 	for _, args := range []string{
 		"--op new --mode logicalunit --tid 1 --lun 1 --bstype rdwr -b " + path,
 		"--op update --mode logicalunit --tid 1 --lun 1 -P thin_provisioning=1",

@@ -220,7 +220,7 @@ func TestTaskManagement(t *testing.T) {
 	for _, function := range []byte{abortTask, abortTaskSet, resetUnit} {
 		tag = i.tag
 		require.NoError(t, i.send(i.header(fua, 0, pdu.Final|pdu.Write, 512), make([]byte, 512)))
-		require.Eventually(t, func() bool { return store.held.Load() == 1 }, 5*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return store.held.Load() == 1 }, time.Minute, time.Millisecond)
 		timer := time.AfterFunc(50*time.Millisecond, release)
 		got, err = i.manage(function, tag)
 		require.NoError(t, err)
@@ -247,7 +247,7 @@ func TestEpochsFence(t *testing.T) {
 	fua := write16(0, 1)
 	fua[1] = 8
 	require.NoError(t, old.send(old.header(fua, 0, pdu.Final|pdu.Write, 512), pattern(512, 1)))
-	require.Eventually(t, func() bool { return store.held.Load() == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return store.held.Load() == 1 }, time.Minute, time.Millisecond)
 
 	// The old session is over at once, but nobody gets in while something of it can still write.
 	next := exportOf(store)
@@ -308,7 +308,7 @@ func TestInitiatorsChangeWithinAnEpoch(t *testing.T) {
 	fua := write16(0, 1)
 	fua[1] = 8
 	require.NoError(t, source.send(source.header(fua, 0, pdu.Final|pdu.Write, 512), pattern(512, 1)))
-	require.Eventually(t, func() bool { return store.held.Load() == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return store.held.Load() == 1 }, time.Minute, time.Millisecond)
 	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 	defer cancel()
 	require.Equal(t, context.DeadlineExceeded, s.Export(short, after))
@@ -338,7 +338,7 @@ func TestStoppingDrains(t *testing.T) {
 	fua[1] = 8
 	tag := i.tag
 	require.NoError(t, i.send(i.header(fua, 0, pdu.Final|pdu.Write, 512), pattern(512, 3)))
-	require.Eventually(t, func() bool { return store.held.Load() == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return store.held.Load() == 1 }, time.Minute, time.Millisecond)
 	cancel()
 	_, _, err = waits.receive()
 	require.Error(t, err)
@@ -387,7 +387,7 @@ func TestAnswersThatNobodyTakesAreBounded(t *testing.T) {
 		return 0
 	}
 	limit := s.cfg.SessionMemory / 2
-	require.Eventually(t, func() bool { return queued() > limit-300<<10 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return queued() > limit-300<<10 }, time.Minute, time.Millisecond)
 	require.LessOrEqual(t, queued(), limit+window<<7) // the headers are not counted before
 	ended, taken := 0, 0
 	for ended < window { // and all of them arrive, in any order
@@ -458,7 +458,7 @@ func TestLoginsDuringWork(t *testing.T) {
 	}
 	close(stop)
 	group.Wait()
-	require.Eventually(t, func() bool { return len(s.Sessions()) == 1 }, 5*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return len(s.Sessions()) == 1 }, time.Minute, 5*time.Millisecond)
 	require.Equal(t, 1, s.exports[testTarget].unit.Attached())
 }
 

@@ -422,7 +422,7 @@ func TestProgramsAreAskedToEnd(t *testing.T) {
 		_, _, err := runTool(ctx, "sh", "-c", fmt.Sprintf(`trap "echo asked > %s; exit 3" TERM; echo > %s.ready; while :; do sleep 0.05; done`, mark, mark))
 		done <- err
 	}()
-	require.Eventually(t, func() bool { _, err := os.Stat(mark + ".ready"); return err == nil }, 20*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { _, err := os.Stat(mark + ".ready"); return err == nil }, time.Minute, 10*time.Millisecond)
 	cancel()
 	require.Error(t, <-done)
 	require.FileExists(t, mark)

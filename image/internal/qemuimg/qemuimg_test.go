@@ -150,7 +150,7 @@ func TestContextKillsTheChild(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- r.CreateOverlay(ctx, "/disk", 1, "/base", inspect.Raw) }()
-	require.Eventually(t, func() bool { _, err := os.Stat(pidFile); return err == nil }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { _, err := os.Stat(pidFile); return err == nil }, time.Minute, time.Millisecond)
 	cancel()
 	require.Equal(t, context.Canceled, <-ended)
 	pid, err := os.ReadFile(pidFile)
