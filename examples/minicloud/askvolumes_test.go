@@ -8,7 +8,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -20,10 +19,7 @@ func TestVolumesFromTheCommandLine(t *testing.T) {
 	l.join()
 	volumes := func(args string) (string, error) {
 		t.Helper()
-		words := strings.Fields(args)
-		ctx := t.Context()
-		out, err := l.command(ctx, append([]string{"volume", words[0], "-dir", filepath.Join(l.dir, "c")}, words[1:]...)...).CombinedOutput()
-		return string(out), err
+		return l.run(append([]string{"volume"}, strings.Fields(args)...)...)
 	}
 	does := func(args, says string) {
 		t.Helper()
@@ -39,7 +35,7 @@ func TestVolumesFromTheCommandLine(t *testing.T) {
 	}
 	does("create -size 1 -name data", `\tdata\t1 GiB\tavailable`)
 	refuses("create -name none", "-size is 0, must be at least 1 GiB; with -image or -snapshot it may be left out")
-	out, err := l.run("launch", "-n", "3", "-name", "m", "-wait", "100s")
+	out, err := l.run("launch", "-n", "3", "-name", "m")
 	require.NoError(t, err, out)
 	list, err := l.run("list")
 	require.NoError(t, err, list)
@@ -74,19 +70,21 @@ func TestVolumesFromTheCommandLine(t *testing.T) {
 	does("delete before", `\tbefore\tgone`)
 	does("delete data", `\tdata\tgone`)
 	does("delete copy", `\tcopy\tgone`)
-	out, err = l.run("terminate", "-wait", "100s")
+	out, err = l.run("terminate")
 	require.NoError(t, err, out)
 
 	// A machine boots from a volume that is made for it, and goes with it.
-	out, err = l.run("launch", "-name", "from-volume", "-boot-size", "1", "-wait", "100s")
+	out, err = l.run("launch", "-name", "from-volume", "-boot-size", "1")
 	require.NoError(t, err, out)
 	does("list", `from-volume +1 GiB +in-use +h\d +from-volume as vda`)
-	out, err = l.run("terminate", "-wait", "100s")
+	out, err = l.run("terminate")
 	require.NoError(t, err, out)
-	require.Eventually(t, func() bool {
-		out, err := volumes("list")
-		return err == nil && !strings.Contains(out, "from-volume")
-	}, time.Minute, time.Second)
+	l.await(func() string {
+		if out, err := volumes("list"); err != nil || strings.Contains(out, "from-volume") {
+			return fmt.Sprint(err, out)
+		}
+		return ""
+	})
 }
 
 func TestACommandThatIsWrongSaysHow(t *testing.T) {

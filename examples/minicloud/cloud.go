@@ -129,7 +129,7 @@ func aboutGuests(s *dewpoint.Services, h *host, logger *slog.Logger) (network.Se
 func show(ctx context.Context, o options, cloud *dewpoint.Cloud, services *dewpoint.Services, s *screen) error {
 	s.print("cloud is up")
 	if o.audit {
-		differs := s.audit(ctx, cloud)
+		differs := s.audit(ctx, o.wait, cloud)
 		if p, err := cloud.DataPath(ctx); err == nil {
 			fmt.Fprintf(s.w, "\ndata path:\n%v", p)
 		}
@@ -144,7 +144,7 @@ func show(ctx context.Context, o options, cloud *dewpoint.Cloud, services *dewpo
 		return err
 	}
 	if o.exit || o.remove {
-		if err := s.audit(ctx, cloud); err != nil {
+		if err := s.audit(ctx, o.wait, cloud); err != nil {
 			return err
 		}
 		if err := reached(); err != nil {

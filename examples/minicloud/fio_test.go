@@ -130,6 +130,7 @@ type fioNode struct {
 	lines           chan string
 	errors          bytes.Buffer
 	sure            map[int]bool
+	killed          map[int]bool // virtual machines
 }
 
 func (n *fioNode) start() {
@@ -177,7 +178,7 @@ func (n *fioNode) note(line string) {
 // await waits until one more region is sure.
 func (n *fioNode) await() {
 	n.t.Helper()
-	limit := time.After(2 * time.Minute)
+	limit := time.After(patience)
 	for before := len(n.sure); len(n.sure) == before; {
 		select {
 		case line, more := <-n.lines:
@@ -193,8 +194,21 @@ func (n *fioNode) await() {
 	}
 }
 
-// machine is the process of the virtual machine.
+// machine waits until the virtual machine runs, which one that was killed does again, and returns its process.
 func (n *fioNode) machine() int {
+	n.t.Helper()
+	for begun := time.Now(); time.Since(begun) < patience; time.Sleep(50 * time.Millisecond) {
+		if pid := n.running(); pid != 0 {
+			return pid
+		}
+	}
+	n.kill()
+	require.FailNow(n.t, "no virtual machine runs", n.errors.String())
+	return 0
+}
+
+// running is the process of the virtual machine, 0 if there is none but those that were killed.
+func (n *fioNode) running() int {
 	n.t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	require.NoError(n.t, err)
@@ -203,10 +217,11 @@ func (n *fioNode) machine() int {
 		if err == nil && bytes.Contains(line, []byte(n.dir+"/")) && bytes.Contains(bytes.SplitN(line, []byte{0}, 2)[0], []byte("qemu-system")) {
 			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
 			require.NoError(n.t, err)
-			return pid
+			if !n.killed[pid] {
+				return pid
+			}
 		}
 	}
-	require.FailNow(n.t, "no virtual machine runs", n.errors.String())
 	return 0
 }
 
@@ -235,7 +250,7 @@ func TestFioSurvivesKilledAgents(t *testing.T) {
 	}
 	dir, err := os.MkdirTemp("", "minf") // a short path: sockets lie in it
 	require.NoError(t, err)
-	n := &fioNode{t: t, dir: dir, sure: map[int]bool{}}
+	n := &fioNode{t: t, dir: dir, sure: map[int]bool{}, killed: map[int]bool{}}
 	t.Cleanup(func() {
 		n.kill()
 		h, err := prepareHost(context.Background(), fioOptions(dir), slog.New(slog.NewTextHandler(io.Discard, nil)))
@@ -256,6 +271,7 @@ func TestFioSurvivesKilledAgents(t *testing.T) {
 		}
 		if victim != "agents" {
 			require.NoError(t, syscall.Kill(machine, syscall.SIGKILL))
+			n.killed[machine] = true
 		}
 		volume := n.volume()
 		for region := range n.sure {

@@ -28,7 +28,10 @@ type host struct {
 }
 
 // startTimeout bounds the start of libvirtd; the first one on a machine asks QEMU for all that it can, which takes long.
-const startTimeout = 60 * time.Second
+const startTimeout = 5 * time.Minute
+
+// stopTimeout bounds the end of libvirtd and of the guests that are left.
+const stopTimeout = time.Minute
 
 // prepareHost makes what is missing of the host, and finds what an earlier minicloud left running.
 func prepareHost(ctx context.Context, o options, logger *slog.Logger) (*host, error) {
@@ -110,7 +113,7 @@ func ip(ctx context.Context, args ...string) error {
 // remove takes down what the cloud left running: libvirtd with any guest that is left, and the namespace with all that is in
 // it; with files, the directory too.
 func (h *host) remove(ctx context.Context, files bool) error {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
 	err := errors.Join(h.daemon.KillGuests(ctx), h.daemon.Stop(ctx))
 	if h.made != "" {

@@ -82,7 +82,7 @@ func (l *lab) rabbit() (address string, again func() error) {
 	dir := filepath.Join(l.dir, "rabbit")
 	require.NoError(l.t, os.Mkdir(dir, 0o755))
 	authority, cert, key := l.certify("rabbit", "10.90.0.1")
-	ctx, cancel := context.WithTimeout(l.t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(l.t.Context(), patience)
 	defer cancel()
 	var b *rabbittest.Broker
 	here := l.on("c")
@@ -96,7 +96,7 @@ func (l *lab) rabbit() (address string, again func() error) {
 	require.NoError(l.t, err)
 	u.Host = "10.90.0.1:5671"
 	return u.String(), func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		return here(func() error { b.Kill(); return b.Restart(ctx) })
 	}

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -70,7 +69,7 @@ func (r *remote) write(n int) error {
 // TestSnapshotWhileItIsWritten: a snapshot of a volume that is written to over iSCSI has all that was flushed before it, and is of one moment.
 func TestSnapshotWhileItIsWritten(t *testing.T) {
 	testneed.Tools(t, "qemu-io", "stdbuf")
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	defer cancel()
 	driver, err := file.Open(file.Config{Dir: t.TempDir()})
 	require.NoError(t, err)

@@ -26,6 +26,7 @@ type lab struct {
 	t       *testing.T
 	dir     string
 	program string
+	config  string // for commands: how long they wait
 	prefix  string // of the namespaces' names
 
 	mu        sync.Mutex
@@ -51,7 +52,8 @@ func newLab(t *testing.T) *lab {
 	testneed.Tools(t, "go", "ip", "qemu-img", "busybox")
 	dir, err := os.MkdirTemp("", "lab")
 	require.NoError(t, err)
-	l := &lab{t: t, dir: dir, program: filepath.Join(dir, "minicloud"), prefix: filepath.Base(dir) + "-", processes: map[string]*process{}}
+	l := &lab{t: t, dir: dir, program: filepath.Join(dir, "minicloud"), config: patient(t, dir), prefix: filepath.Base(dir) + "-",
+		processes: map[string]*process{}}
 	t.Cleanup(l.remove)
 	out, err := exec.Command("go", "build", "-o", l.program, ".").CombinedOutput()
 	require.NoError(t, err, string(out))
@@ -68,6 +70,14 @@ func newLab(t *testing.T) *lab {
 		l.ip("-n", ns, "link", "set", "eth0", "up")
 	}
 	return l
+}
+
+// patient is the file with which commands wait as long as tests do.
+func patient(t *testing.T, dir string) string {
+	t.Helper()
+	file := filepath.Join(dir, "patient.yaml")
+	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, "wait: %v\n", patience), 0o600))
+	return file
 }
 
 func (l *lab) ip(args ...string) {
@@ -114,10 +124,10 @@ func (l *lab) end(name string, signal syscall.Signal) {
 	_ = p.cmd.Process.Signal(signal)
 	select {
 	case <-p.done:
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		_ = p.cmd.Process.Signal(syscall.SIGQUIT)
 		<-p.done
-		l.t.Errorf("%s has not ended 30 s after %v; where it hung stands in its log:\n%s", name, signal, l.log(name))
+		l.t.Errorf("%s has not ended %v after %v; where it hung stands in its log:\n%s", name, patience, signal, l.log(name))
 	}
 }
 
@@ -136,19 +146,19 @@ func (l *lab) says(name, what string) string {
 	require.Eventually(l.t, func() bool {
 		found = r.FindString(l.log(name))
 		return found != ""
-	}, 2*time.Minute, 50*time.Millisecond, "%s does not say %q", name, what)
+	}, patience, 50*time.Millisecond, "%s does not say %q", name, what)
 	return found
 }
 
 // run runs a minicloud command on the controller's host.
 func (l *lab) run(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
 	words := 1 // of the command's name
-	if args[0] == "volume" {
+	if args[0] == "volume" || args[0] == "image" {
 		words = 2
 	}
-	out, err := l.command(ctx, append(append(slices.Clone(args[:words]), "-dir", filepath.Join(l.dir, "c")), args[words:]...)...).CombinedOutput()
+	out, err := l.command(ctx, append(append(slices.Clone(args[:words]), "-dir", filepath.Join(l.dir, "c"), "-config", l.config), args[words:]...)...).CombinedOutput()
 	return string(out), err
 }
 
@@ -198,13 +208,12 @@ func (l *lab) remove() {
 		l.end(name, syscall.SIGKILL)
 		_ = l.processes[name].log.Close()
 	}
-	// What outlives minicloud: libvirtd and its guests, which have the lab's directory in their command lines.
-	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, file := range files {
-		line, err := os.ReadFile(file)
-		var pid int
-		if _, scan := fmt.Sscanf(file, "/proc/%d/", &pid); err == nil && scan == nil && bytes.Contains(line, []byte(l.dir+"/")) && pid != os.Getpid() {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
+	// What outlives minicloud: libvirtd and its guests, which have the lab's directory in their command lines. One that is killed goes on for a
+	// while, and may have started another.
+	for begun := time.Now(); l.killRest(); time.Sleep(20 * time.Millisecond) {
+		if time.Since(begun) > patience {
+			l.t.Error("what minicloud left does not end")
+			break
 		}
 	}
 	for _, host := range append([]string{"lan"}, labHosts...) {
@@ -213,6 +222,20 @@ func (l *lab) remove() {
 	if err := os.RemoveAll(l.dir); err != nil {
 		l.t.Error(err)
 	}
+}
+
+// killRest kills what has the lab's directory in its command line, and tells whether there was anything.
+func (l *lab) killRest() (found bool) {
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, file := range files {
+		line, err := os.ReadFile(file)
+		var pid int
+		if _, scan := fmt.Sscanf(file, "/proc/%d/", &pid); err == nil && scan == nil && bytes.Contains(line, []byte(l.dir+"/")) && pid != os.Getpid() {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+			found = true
+		}
+	}
+	return found
 }
 
 // join has the nodes join, with further flags, and waits until they are up.
@@ -267,7 +290,7 @@ func (l *lab) work(total int) (left []string) {
 	return left
 }
 
-// settled checks, within the time that the system has for it, that exactly these machines run, once each, and nothing else is left.
+// settled waits until exactly these machines run, once each, and nothing else is left.
 func (l *lab) settled(want []string) {
 	l.t.Helper()
 	var list string
@@ -301,20 +324,36 @@ func (l *lab) settled(want []string) {
 		}
 		return ""
 	}
-	problem := ""
-	for begun := time.Now(); time.Since(begun) < 30*time.Second; time.Sleep(time.Second) {
-		if problem = ok(); problem == "" {
+	begun := time.Now()
+	l.await(func() string {
+		problem := ok()
+		if problem != "" {
+			problem += "\n" + list
+		}
+		return problem
+	})
+	l.t.Logf("settled after %v", time.Since(begun).Round(time.Second))
+}
+
+// await waits until there is no problem any more.
+func (l *lab) await(problem func() string) {
+	l.t.Helper()
+	for begun := time.Now(); ; time.Sleep(time.Second) {
+		p := problem()
+		if p == "" {
 			return
 		}
+		if time.Since(begun) > patience {
+			l.t.Fatalf("after %v: %s", patience, p)
+		}
 	}
-	l.t.Fatalf("after 30 s of calm: %s\n%s", problem, list)
 }
 
 // finish checks that exactly the machines are there that are to be left, terminates them, and ends the programs in good order.
 func (l *lab) finish(left []string) {
 	l.t.Helper()
 	l.settled(left)
-	out, err := l.run("terminate", "-wait", "100s")
+	out, err := l.run("terminate")
 	require.NoError(l.t, err, out)
 	l.settled(nil)
 	for _, name := range append(labHosts[1:len(labHosts):len(labHosts)], "controller") {

@@ -136,7 +136,7 @@ func parse(args []string, w io.Writer) (options, error) {
 	f.StringVar(&o.uplink, "uplink", "", "a network `card` that joins the bridge, with its addresses and routes; needs -netns host")
 	f.StringVar(&o.netns, "netns", "minicloud", "the network `namespace` that the cloud lives in, as in \"ip netns\"; \"host\": the host's own network")
 	f.IntVar(&o.memory, "memory", 128, "memory of a machine in `MiB`, 96 to 4096")
-	f.DurationVar(&o.wait, "wait", 90*time.Second, "how `long` to wait for the machines to come up and reach each other")
+	f.DurationVar(&o.wait, "wait", 90*time.Second, "how `long` to wait for the machines to come up and reach each other, and for what was left half-done to be finished")
 	f.BoolVar(&o.exit, "exit", false, "exit when the machines have reached each other, and take everything down again")
 	f.BoolVar(&o.keep, "keep", false, "with -exit: exit, but let the machines run on")
 	f.BoolVar(&o.remove, "remove", false, "take down what an earlier minicloud left running, and remove its files")

@@ -203,11 +203,8 @@ func printable(line string) string {
 	}, line)
 }
 
-// settle is how long operations that were left half-done may take to end.
-const settle = 15 * time.Second
-
-// audit compares the records with the host, as soon as no operation is open any more.
-func (s *screen) audit(ctx context.Context, cloud *dewpoint.Cloud) error {
+// audit compares the records with the host, as soon as no operation is open any more. Those that were left half-done have so long to end.
+func (s *screen) audit(ctx context.Context, settle time.Duration, cloud *dewpoint.Cloud) error {
 	again := time.NewTicker(100 * time.Millisecond)
 	defer again.Stop()
 	for begun := time.Now(); ; {

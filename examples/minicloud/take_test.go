@@ -95,11 +95,12 @@ func (r *recorder) WriteHeader(status int)      { r.status = status }
 // TestVolumesBesideMinicloud: a person starts minicloud, and asks it for volumes and machines from a second shell. What they launched is theirs.
 func TestVolumesBesideMinicloud(t *testing.T) {
 	r := newRig(t)
+	config := patient(t, filepath.Dir(r.dir))
 	run := func(args string) (string, error) {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 		defer cancel()
-		out, err := exec.CommandContext(ctx, r.program, append(strings.Fields(args), "-dir", r.dir)...).CombinedOutput()
+		out, err := exec.CommandContext(ctx, r.program, append(strings.Fields(args), "-dir", r.dir, "-config", config)...).CombinedOutput()
 		return string(out), err
 	}
 	does := func(args, says string) {
@@ -116,7 +117,7 @@ func TestVolumesBesideMinicloud(t *testing.T) {
 		cmd.Stdout, cmd.Stderr = log, log
 		require.NoError(t, cmd.Start())
 		text := func() string { b, _ := os.ReadFile(log.Name()); return string(b) }
-		require.Eventually(t, func() bool { return strings.Contains(text(), "stays up until interrupted") }, 2*time.Minute, 100*time.Millisecond, "%s", text)
+		require.Eventually(t, func() bool { return strings.Contains(text(), "stays up until interrupted") }, 2*patience, 100*time.Millisecond, "%s", text)
 		return func() string {
 			require.NoError(t, cmd.Process.Signal(os.Interrupt))
 			require.NoError(t, cmd.Wait())

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -88,7 +87,7 @@ func TestAVolumeOfAnotherHost(t *testing.T) {
 	require.Equal(t, "127.0.0.2", at.IP.String())
 	inQEMU := fmt.Sprintf(`json:{"driver":"raw","file":{"driver":"iscsi","transport":"tcp","portal":%q,"target":%q,"lun":"0",
 		"initiator-name":%q,"user":%q,"password-secret":"secret"}}`, disk.Portal, disk.IQN, disk.Initiator, disk.User)
-	limited, cancel := context.WithTimeout(ctx, 30*time.Second)
+	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	out, err := exec.CommandContext(limited, "qemu-io", "--object", "secret,id=secret,data="+disk.Secret, "-c", "write -P 0x5a 4k 4k",
 		"-c", "flush", "-c", "read -P 0x5a 4k 4k", inQEMU).CombinedOutput()

@@ -116,7 +116,7 @@ func says(t testing.TB, ctx context.Context, s *dewpoint.Services, id, line stri
 
 // TestAMachineBootsFromAVolume that is made of an image for it, counts its boots there, and takes it along.
 func TestAMachineBootsFromAVolume(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
 	t.Cleanup(cancel)
 	n := newRealNode(t, ctx)
 	_, s, stop := n.start(t, ctx)
@@ -163,7 +163,7 @@ func TestAMachineBootsFromAVolume(t *testing.T) {
 
 // TestAVolumeMoves writes a file on a volume in one machine and reads it in the next.
 func TestAVolumeMoves(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
 	t.Cleanup(cancel)
 	n := newRealNode(t, ctx)
 	o, disks := n.options, n.disks

@@ -8,10 +8,12 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/dewpoint-cloud/dewpoint/internal/freeport"
 )
 
 // patience is how long a server may take to start.
-const patience = 2 * time.Minute
+const patience = 5 * time.Minute
 
 // process is a server that was started here.
 type process struct {
@@ -74,12 +76,11 @@ func (p *process) end(how syscall.Signal) {
 // freePort returns a port of the loopback address that nobody uses now.
 func freePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := freeport.Find("127.0.0.1", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return ports[0]
 }
 
 // listens tells whether somebody listens on a port.

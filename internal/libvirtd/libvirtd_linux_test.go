@@ -64,6 +64,9 @@ func directory(t *testing.T) string {
 	return dir
 }
 
+// patience is how long a test waits for what takes a second where the machine has nothing else to do.
+const patience = 5 * time.Minute
+
 func within(t *testing.T, d time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), d)
 	t.Cleanup(cancel)
@@ -71,9 +74,9 @@ func within(t *testing.T, d time.Duration) context.Context {
 }
 
 func start(t *testing.T, cfg libvirtd.Config) *libvirtd.Daemon {
-	d, err := libvirtd.Start(within(t, 20*time.Second), cfg)
+	d, err := libvirtd.Start(within(t, patience), cfg)
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, d.Stop(within(t, 20*time.Second))) })
+	t.Cleanup(func() { require.NoError(t, d.Stop(within(t, patience))) })
 	return d
 }
 
@@ -103,14 +106,14 @@ func TestStartAdoptStop(t *testing.T) {
 	require.Equal(t, d.PID(), again.PID())
 
 	pid := d.PID()
-	require.NoError(t, again.Kill(within(t, 10*time.Second)))
+	require.NoError(t, again.Kill(within(t, patience)))
 	require.Zero(t, d.PID())
 	third := start(t, cfg)
 	require.False(t, third.Adopted())
 	require.NotEqual(t, pid, third.PID())
 
-	require.NoError(t, d.Stop(within(t, 10*time.Second)))
-	require.NoError(t, d.Stop(within(t, 10*time.Second)))
+	require.NoError(t, d.Stop(within(t, patience)))
+	require.NoError(t, d.Stop(within(t, patience)))
 	require.Zero(t, third.PID())
 }
 
@@ -163,7 +166,7 @@ func TestAGuestThatWasHalfStartedIsForgotten(t *testing.T) {
 	cfg := config(directory(t))
 	notes := filepath.Join(cfg.Dir, "run", "qemu")
 	require.NoError(t, os.MkdirAll(notes, 0o700))
-	stranger := exec.Command("sleep", "60")
+	stranger := exec.Command("sleep", "3600")
 	require.NoError(t, stranger.Start())
 	t.Cleanup(func() { _ = stranger.Wait() })
 	t.Cleanup(func() { _ = stranger.Process.Kill() })
@@ -192,11 +195,11 @@ func TestADaemonThatFailsSaysWhy(t *testing.T) {
 	need(t)
 	cfg := config(directory(t))
 	cfg.Reaper = []string{"/bin/sh", "-c", "echo no such luck >&2; exit 3"}
-	_, err := libvirtd.Start(within(t, 10*time.Second), cfg)
+	_, err := libvirtd.Start(within(t, patience), cfg)
 	require.ErrorIs(t, err, errdefs.ErrUnavailable)
 	require.ErrorContains(t, err, "no such luck")
 	cfg.NetNS = "no-such-namespace"
-	_, err = libvirtd.Start(within(t, 10*time.Second), cfg)
+	_, err = libvirtd.Start(within(t, patience), cfg)
 	require.ErrorContains(t, err, "/run/netns/no-such-namespace")
 }
 

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dewpoint-cloud/dewpoint/internal/freeport"
 	"github.com/dewpoint-cloud/dewpoint/internal/testneed"
 )
 
@@ -63,9 +64,9 @@ func script(name string) string {
 
 // Start starts a broker and returns when it takes connections. ctx bounds the start alone.
 func Start(ctx context.Context, cfg Config) (*Broker, error) {
-	ports, err := freePorts(4)
+	ports, err := freeport.Find("127.0.0.1", 4)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("rabbittest: %w", err)
 	}
 	b := &Broker{cfg: cfg, port: ports[0], tls: ports[1], dist: ports[2], mapper: ports[3],
 		user: "u" + rand.Text()[:8], password: rand.Text()}
@@ -211,20 +212,6 @@ func (b *Broker) env() []string {
 		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}",
 		"RABBITMQ_CTL_ERL_ARGS=+S 1:1 -kernel inet_dist_use_interface {127,0,0,1}"}
 	return env
-}
-
-// freePorts returns ports of the loopback address that nobody uses now.
-func freePorts(n int) ([]int, error) {
-	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("rabbittest: %w", err)
-		}
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports, nil
 }
 
 // process is one that was started here.

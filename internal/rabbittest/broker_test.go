@@ -20,7 +20,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // TestTwoBrokers start beside each other, are killed and come back, and are gone in the end.
 func TestTwoBrokers(t *testing.T) {
 	rabbittest.Need(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	started := make(chan *rabbittest.Broker, 2)
 	for range 2 {
@@ -64,7 +64,7 @@ func TestTwoBrokers(t *testing.T) {
 // TestABrokerThatCannotStart says why.
 func TestABrokerThatCannotStart(t *testing.T) {
 	rabbittest.Need(t)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	_, err := rabbittest.Start(ctx, rabbittest.Config{Dir: t.TempDir(), Lines: []string{"no.such.setting = 1"}})
 	require.ErrorContains(t, err, "no.such.setting")

@@ -17,6 +17,9 @@ import (
 	"github.com/dewpoint-cloud/dewpoint/internal/testneed"
 )
 
+// patience is how long a test waits for what a guest does within seconds where the machine has nothing else to do.
+const patience = 5 * time.Minute
+
 // virtual is a guest running in QEMU, with QEMU's own DHCP server, which gives it 10.0.2.15 and answers pings as 10.0.2.2.
 type virtual struct {
 	lines <-chan string
@@ -68,7 +71,7 @@ func boot(t *testing.T, files Files, disk string, more ...string) *virtual {
 func (v *virtual) await(t *testing.T, pattern string) time.Duration {
 	t.Helper()
 	want := regexp.MustCompile(pattern)
-	deadline := time.After(60 * time.Second)
+	deadline := time.After(patience)
 	for {
 		select {
 		case line, more := <-v.lines:
@@ -89,7 +92,7 @@ func (v *virtual) pressPower(t *testing.T) {
 	conn, err := net.Dial("unix", filepath.Join(v.dir, "qmp"))
 	require.NoError(t, err)
 	defer conn.Close()
-	require.NoError(t, conn.SetDeadline(time.Now().Add(10*time.Second)))
+	require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
 	answers := json.NewDecoder(conn)
 	var answer map[string]any
 	require.NoError(t, answers.Decode(&answer)) // the greeting
@@ -129,7 +132,7 @@ func TestGuestBoots(t *testing.T) {
 		select {
 		case err := <-v.ended:
 			require.NoError(t, err)
-		case <-time.After(30 * time.Second):
+		case <-time.After(patience):
 			require.FailNow(t, "the guest did not go down")
 		}
 	}
