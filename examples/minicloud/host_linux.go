@@ -9,13 +9,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/dewpoint-cloud/dewpoint/internal/libvirtd"
+	"github.com/dewpoint-cloud/dewpoint/internal/netns"
 )
 
 // host is what the cloud gets of this machine: a directory, a network namespace, and a libvirtd of its own in it.
@@ -82,23 +80,10 @@ func namespace(ctx context.Context, name string) (string, error) {
 
 // listen listens on an address of the namespace. A socket stays in the namespace of the thread that made it.
 func (h *host) listen(ctx context.Context, address string) (listener net.Listener, err error) {
-	if h.netns == "" {
-		return (&net.ListenConfig{}).Listen(ctx, "tcp", address)
-	}
-	file, err := os.Open(h.netns)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		if err = unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err == nil {
-			listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", address)
-		}
-	}()
-	<-done
+	err = netns.Do(h.netns, func() (err error) {
+		listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+		return err
+	})
 	return listener, err
 }
 

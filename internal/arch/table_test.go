@@ -135,10 +135,10 @@ var house = []line{
 		"queue", "queue/memqueue", "scheduler", "state", "state/memstate", "state/operation"}},
 
 	// Floor 5: programs. They alone choose drivers.
-	{path: "internal/libvirtd", ours: []string{"internal/testneed"}, outside: map[string]string{"golang.org/x/sys": linux}},
+	{path: "internal/libvirtd", ours: []string{"internal/netns", "internal/testneed"}, outside: map[string]string{"golang.org/x/sys": linux}},
 	{path: "examples/minicloud/guest", ours: []string{"internal/initramfs"}},
 	{path: "examples/minicloud", ours: []string{".", "api/cluster", "api/metadata", "auth", "auth/ca", "compute", "compute/libvirt", "compute/openiscsi", "examples/minicloud/guest", "image",
-		"image/inspect", "internal/libvirtd", "network", "network/dhcp", "network/linklocal", "network/linux", "network/ra", "queue",
+		"image/inspect", "internal/libvirtd", "internal/netns", "network", "network/dhcp", "network/linklocal", "network/linux", "network/ra", "queue",
 		"queue/amqp", "queue/memqueue", "queue/nats", "queue/nats/natsserver", "scheduler", "state", "state/bolt", "state/etcd",
 		"state/etcd/etcdserver", "volume", "volume/fakevolume", "volume/file", "volume/iscsi"},
 		outside: map[string]string{"golang.org/x/sys": linux, "golang.org/x/sync": "waits for all parts of a node",

@@ -4,25 +4,22 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/dewpoint-cloud/dewpoint/internal/netns"
 )
 
 // inNamespaces calls start in a mount namespace in which cfg's directories lie over libvirt's own, and in cfg's network
 // namespace. What start forks stays there. It runs on a thread of its own that ends afterwards: a thread can't come back
 // from a mount namespace.
 func inNamespaces(cfg Config, start func() error) error {
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked
-		err := enter(cfg)
-		if err == nil {
-			err = start()
+	return netns.OnThread(func() error {
+		if err := enter(cfg); err != nil {
+			return err
 		}
-		result <- err
-	}()
-	return <-result
+		return start()
+	})
 }
 
 func enter(cfg Config) error {
