@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dewpoint-cloud/dewpoint/state"
@@ -16,12 +17,13 @@ const settle = 5 * time.Second
 // made, and by comparing everything at the start, after each reconnection, and every now and then.
 func (a *Agent) watchPower(ctx context.Context) {
 	soon, later := make(chan struct{}, 1), make(chan struct{}, 1)
+	var comparing atomic.Bool
 	var events sync.WaitGroup
 	defer events.Wait()
 	events.Go(func() {
 		for e := range a.cfg.Hypervisor.Events(ctx) {
 			when := soon
-			switch a.judge(e) {
+			switch a.judge(e, comparing.Load()) {
 			case ignored:
 				continue
 			case disputed:
@@ -49,7 +51,9 @@ func (a *Agent) watchPower(ctx context.Context) {
 		case <-again.C:
 		case <-regular.C:
 		}
+		comparing.Store(true)
 		busy, err := a.syncPower(ctx)
+		comparing.Store(false)
 		if err != nil && ctx.Err() == nil {
 			a.cfg.Logger.Warn("compute: power states could not be compared", "error", err)
 		}
@@ -68,8 +72,9 @@ const (
 	disputed                // compare when the operation that it came in the middle of is likely over
 )
 
-// judge says what to do about an event. An event says what was; it is no more than a reason to ask what is.
-func (a *Agent) judge(e PowerEvent) verdict {
+// judge says what to do about an event. An event says what was; it is no more than a reason to ask what is. While all is being compared,
+// what the record says may be about to change to what the hypervisor said before the event.
+func (a *Agent) judge(e PowerEvent, comparing bool) verdict {
 	if e.Resync {
 		return news
 	}
@@ -79,7 +84,7 @@ func (a *Agent) judge(e PowerEvent) verdict {
 	}
 	switch i.Task {
 	case TaskNone:
-		if i.Power == e.Power {
+		if i.Power == e.Power && !comparing {
 			return ignored
 		}
 		return news

@@ -179,6 +179,23 @@ func TestAnObservationThatIsOutOfDateIsNotRecorded(t *testing.T) {
 	})
 }
 
+// A guest that comes back while it is recorded that it went is not missed: its event says what the record says still.
+func TestAGuestThatComesBackWhileItIsRecordedThatItWent(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cloud, n *node) {
+		id := c.active(t).ID
+		synctest.Wait()
+		slow := n.host.Inject(fakecompute.Fault{Method: fakecompute.MethodList, After: true, Hang: true, Call: 1})
+		require.NoError(t, n.host.PowerOff(id))
+		<-slow.Struck() // it has said that the guest is off
+		require.NoError(t, fakecompute.New(fakecompute.Config{Host: n.host}).Start(c.ctx, id))
+		synctest.Wait()
+		slow.Remove()
+		synctest.Wait()
+		require.Equal(t, compute.StateActive, c.get(t, id).State)
+		require.NoError(t, c.audit())
+	})
+}
+
 // An instance that is terminated while the domains are listed is no orphan.
 func TestWhatIsBeingTerminatedIsNoOrphan(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cloud, n *node) {
@@ -197,6 +214,7 @@ func TestWhatIsBeingTerminatedIsNoOrphan(t *testing.T) {
 func TestStoppingWhatIsGone(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cloud, n *node) {
 		id := c.active(t).ID
+		synctest.Wait() // nobody is just looking
 		blind := n.host.Inject(fakecompute.Fault{Method: fakecompute.MethodList, Hang: true})
 		n.host.Remove(id)
 		require.NoError(t, c.service.Stop(c.ctx, id))
