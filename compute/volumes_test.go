@@ -267,6 +267,7 @@ func TestExtendInUse(t *testing.T) {
 		require.Equal(t, []string{compute.VolumeSerial(id)}, n.plugged(instance))
 
 		// It is not taken away meanwhile, unless the instance ends.
+		n.host.Inject(fakecompute.Fault{Method: fakecompute.MethodGrowDisk, Hang: true})
 		_, err = s.volumes.Extend(s.ctx, id, 6)
 		require.NoError(t, err)
 		require.ErrorIs(t, s.service.DetachVolume(s.ctx, id), errdefs.ErrFailedPrecondition)
@@ -344,6 +345,8 @@ type volumeCrash struct {
 	want     volume.State // "": it is gone
 	id       string       // of the volume
 	instance string
+	to       string // the instance that the volume moves to; "": it does not move
+	hosts    int    // 0: one
 }
 
 func (w *volumeCrash) Begin(t *testing.T) { w.begin(t, w) }
@@ -355,11 +358,33 @@ func (w *volumeCrash) Work(ctx context.Context, hooks operation.Hooks) error {
 	if err != nil {
 		return err
 	}
-	ended := make(chan error, 1)
+	ended := make(chan error, len(w.nodes)+1)
 	go func() { ended <- a.Run(ctx) }()
+	go func() { ended <- w.move(auth.NewContext(ctx, auth.Admin(project))) }()
+	for _, n := range w.nodes[1:] {
+		go func() { ended <- n.work(ctx, hooks) }()
+	}
 	err = w.nodes[0].work(ctx, hooks)
 	cancel()
-	return errors.Join(err, <-ended)
+	for range len(w.nodes) + 1 {
+		err = errors.Join(err, <-ended)
+	}
+	return err
+}
+
+// move is who moves a volume: what one has left off, the next goes on with.
+func (w *volumeCrash) move(ctx context.Context) error {
+	if w.to == "" {
+		return nil
+	}
+	_, err := w.volumes.Wait(ctx, w.id, func(v volume.Volume) bool { return v.State == volume.StateAvailable || v.AttachedTo == w.to })
+	if err == nil {
+		_, err = w.service.AttachVolume(ctx, compute.AttachRequest{Instance: w.to, Volume: w.id})
+	}
+	if ctx.Err() != nil || errdefs.IsFailedPrecondition(err) { // it is on its way there, or there
+		return nil
+	}
+	return err
 }
 
 func (w *volumeCrash) Settled() bool {
@@ -369,6 +394,9 @@ func (w *volumeCrash) Settled() bool {
 
 func (w *volumeCrash) Check() error {
 	v, err := w.volumes.Get(admin(), w.id)
+	if w.to != "" && v.AttachedTo != w.to {
+		return fmt.Errorf("the volume should be attached to %s: %+v, %w", w.to, v, err)
+	}
 	if w.want == "" && !errdefs.IsNotFound(err) || w.want != "" && (err != nil || v.State != w.want) {
 		return fmt.Errorf("the volume should be %q: %+v, %w", w.want, v, err)
 	}
@@ -408,6 +436,24 @@ func TestCrashesWithVolumes(t *testing.T) {
 				return err
 			}
 			return second(w)
+		}
+	}
+	// moving has a second instance, to which the volume is to move from the first, and no agent.
+	moving := func(stopped bool) func(t *testing.T, w *volumeCrash) {
+		return func(t *testing.T, w *volumeCrash) {
+			before(true, func(w *volumeCrash) error {
+				stop := w.start(t)
+				w.to = w.active(t).ID
+				if stopped {
+					require.NoError(t, w.service.Stop(w.ctx, w.to))
+					w.waitRest(t, w.to)
+				}
+				stop()
+				return detach(w)
+			})(t, w)
+			if w.hosts > 1 {
+				require.NotEqual(t, w.get(t, w.instance).HostID, w.get(t, w.to).HostID)
+			}
 		}
 	}
 	noDomain := fakecompute.Fault{Method: fakecompute.MethodCreate, Err: broken}
@@ -461,8 +507,10 @@ func TestCrashesWithVolumes(t *testing.T) {
 		})},
 		"terminate while booting":                 {begin: booting(true, terminate)},
 		"terminate while booting from a snapshot": {begin: booting(false, terminate)},
-		"detach": {begin: before(true, detach), want: volume.StateAvailable},
-		"extend": {begin: before(true, extend), want: volume.StateInUse},
+		"detach":                     {begin: before(true, detach), want: volume.StateAvailable},
+		"move":                       {begin: moving(false), want: volume.StateInUse, hosts: 2},
+		"move to a stopped instance": {begin: moving(true), want: volume.StateInUse},
+		"extend":                     {begin: before(true, extend), want: volume.StateInUse},
 		"extend that is not told": {begin: before(true, func(w *volumeCrash) error {
 			w.nodes[0].host.Inject(fakecompute.Fault{Method: fakecompute.MethodGrowDisk, After: true, Err: broken})
 			return extend(w)
@@ -476,7 +524,7 @@ func TestCrashesWithVolumes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			optest.Crash(t, func(t *testing.T) optest.World {
 				fresh := w
-				fresh.storage = newStorage(t, newCloud(t, 1))
+				fresh.storage = newStorage(t, newCloud(t, max(1, w.hosts)))
 				return &fresh
 			})
 		})
