@@ -98,10 +98,12 @@ func TestLiveMigration(t *testing.T) {
 		for _, host := range []string{"host-" + destination.id[:8], source.id, ""} {
 			on, to := s.from(t, id)
 			begun := time.Now()
+			sending := on.host.Inject(fakecompute.Fault{Method: fakecompute.MethodMigrate, Hang: true})
 			got, err := s.service.LiveMigrate(admin(), id, host)
 			require.NoError(t, err)
 			require.Equal(t, to.id, got)
 			require.Equal(t, "MIGRATING", func() string { i := s.get(t, id); return i.Status() }())
+			sending.Remove()
 			i, err := s.service.WaitActive(s.ctx, id)
 			require.NoError(t, err)
 			require.Equal(t, to.id, i.HostID)
@@ -364,6 +366,13 @@ func (w *moving) watch(r operation.Record, where string) error {
 	return nil
 }
 
+// places returns how many there were so far.
+func (w *moving) places() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.met
+}
+
 func (w *moving) Work(ctx context.Context, hooks operation.Hooks) error {
 	if w.lives++; w.lives > 1 {
 		for _, n := range w.power {
@@ -498,14 +507,14 @@ func TestMigrationsThatAreEnded(t *testing.T) {
 						ended <- w.Work(ctx, operation.Hooks{Point: func(operation.Record, string) error { return nil }})
 					}()
 					for range 600 {
-						if w.Settled() || w.met < at && w.operations() == 0 {
+						if w.Settled() || w.places() < at && w.operations() == 0 {
 							break
 						}
 						time.Sleep(time.Second)
 					}
 					cancel()
 					require.NoError(t, <-ended)
-					if reached = w.met >= at; reached {
+					if reached = w.places() >= at; reached {
 						require.NoError(t, w.Check(), "at place %d", at)
 					}
 					require.NoError(t, w.Close())

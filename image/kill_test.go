@@ -69,7 +69,12 @@ func TestKilledAtAnyInstant(t *testing.T) {
 	testneed.Tools(t, "qemu-img", "prlimit")
 	dir := t.TempDir()
 	disks := 0
-	for round := range 12 {
+	most := 80 * time.Millisecond
+	for round := 0; round < 12 || disks == 0; round++ {
+		if round >= 12 { // the machine is slow
+			most *= 2
+			require.Less(t, most, time.Minute, "no process lived long enough to prove anything")
+		}
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), victimDir+"="+dir)
 		out, err := cmd.StdoutPipe()
@@ -79,7 +84,7 @@ func TestKilledAtAnyInstant(t *testing.T) {
 		line, err := said.ReadString('\n')
 		require.NoError(t, err)
 		require.Equal(t, "ready\n", line)
-		time.Sleep(time.Duration(rand.IntN(80_000)) * time.Microsecond)
+		time.Sleep(rand.N(most))
 		require.NoError(t, cmd.Process.Kill())
 		complaint, err := io.ReadAll(said)
 		require.NoError(t, err)
@@ -87,7 +92,6 @@ func TestKilledAtAnyInstant(t *testing.T) {
 		require.Empty(t, string(complaint), "round %d", round)
 		disks += checkAfterKill(t, dir)
 	}
-	require.Positive(t, disks, "no process lived long enough to prove anything")
 }
 
 // checkAfterKill opens what a killed process left, as the next one would, looks at all of it, and counts the disks.

@@ -287,11 +287,17 @@ func testFencing(t *testing.T) {
 	d, err := l.Connect(t.Context(), c)
 	require.NoError(t, err)
 	require.NoError(t, use(d))
+	older, err := os.OpenFile(d.Path, os.O_RDWR|os.O_SYNC, 0) // before the newer device can have its name
+	require.NoError(t, err)
+	defer older.Close()
 	next := l.again(c)
 	before, err := os.ReadFile(filepath.Join(l.dir, c.VolumeID))
 	require.NoError(t, err)
 	written := make(chan error, 1)
-	go func() { written <- use(d) }()
+	go func() {
+		_, err := older.WriteAt([]byte("from the older one"), 0)
+		written <- err
+	}()
 	got, err := l.Connect(t.Context(), next)
 	require.NoError(t, err)
 	require.Error(t, <-written, "the older session was ended, and what it was to write with it")
