@@ -55,7 +55,7 @@ func (a *Agent) launch() operation.Definition {
 				return err
 			}
 			return change(func(i *Instance) {
-				i.State, i.Task, i.Power, i.Fault = StateActive, TaskNone, PowerRunning, ""
+				running(i)
 				if i.Launched.IsZero() {
 					i.Launched = time.Now().UTC()
 				}
@@ -115,9 +115,7 @@ func (a *Agent) start() operation.Definition {
 				operation.Step[work]{Name: "domain", Do: a.create},
 			),
 		},
-		Done: change(func(i *Instance) {
-			i.State, i.Task, i.Power, i.Fault = StateActive, TaskNone, PowerRunning, ""
-		}),
+		Done:    change(running),
 		Failed:  giveUp,
 		Problem: fault,
 	})
@@ -144,9 +142,7 @@ func (a *Agent) reboot() operation.Definition {
 		// No Undo: there is none for a reboot.
 		Steps: []operation.Step[rebootWork]{{Name: "reset", Do: a.reset}},
 		Done: func(tx *state.Tx, w *rebootWork) error {
-			return change(func(i *Instance) {
-				i.State, i.Task, i.Power, i.Fault = StateActive, TaskNone, PowerRunning, ""
-			})(tx, &w.work)
+			return change(running)(tx, &w.work)
 		},
 		Failed:  func(tx *state.Tx, w *rebootWork, reason string) error { return giveUp(tx, &w.work, reason) },
 		Problem: func(tx *state.Tx, w *rebootWork, problem string) error { return fault(tx, &w.work, problem) },
@@ -189,6 +185,11 @@ func change(f func(*Instance)) func(tx *state.Tx, w *work) error {
 		i.Generation++
 		return Instances.Put(tx, i)
 	}
+}
+
+// running is what an instance is that was launched, started or rebooted, or has arrived.
+func running(i *Instance) {
+	i.State, i.Task, i.Power, i.Fault = StateActive, TaskNone, PowerRunning, ""
 }
 
 // giveUp leaves the instance in the state it has, with the reason. What its domain does now, the next comparison of power

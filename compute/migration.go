@@ -378,9 +378,7 @@ func (a *Agent) arrive() operation.Definition {
 				operation.Step[work]{Name: "domain", Do: a.create},
 			),
 		},
-		Done: change(func(i *Instance) {
-			i.State, i.Task, i.Power, i.Fault = StateActive, TaskNone, PowerRunning, ""
-		}),
+		Done:    change(running),
 		Failed:  giveUp,
 		Problem: fault,
 	})

@@ -114,15 +114,15 @@ func (a *Agent) syncPower(ctx context.Context) (busy bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	running := map[string]Domain{}
+	there := map[string]Domain{}
 	for _, d := range domains {
 		if d.Ours {
-			running[d.ID] = d
+			there[d.ID] = d
 		}
 	}
 	for id, generation := range before {
 		power := PowerUnknown
-		if d, ok := running[id]; ok {
+		if d, ok := there[id]; ok {
 			power = d.Power
 		}
 		skipped, err := a.observe(ctx, id, power, generation)
