@@ -140,11 +140,12 @@ func (a *Agent) machine(ctx context.Context, i Instance) (Machine, error) {
 		return Machine{}, err
 	}
 	if i.BootVolume != "" {
-		if len(volumes) == 0 || volumes[0].Device != bootDevice {
+		boot := slices.IndexFunc(volumes, func(d Disk) bool { return d.Device == bootDevice })
+		if boot < 0 {
 			return Machine{}, fmt.Errorf("instance %s has lost volume %s, from which it boots: %w", i.ID, i.BootVolume, errdefs.ErrFailedPrecondition)
 		}
-		m.Disks = append([]Disk{volumes[0]}, m.Disks...)
-		volumes = volumes[1:]
+		m.Disks = append([]Disk{volumes[boot]}, m.Disks...)
+		volumes = slices.Delete(volumes, boot, boot+1)
 	}
 	m.Disks = append(slices.Clip(m.Disks), volumes...)
 	err = a.cfg.Store.View(func(v *state.View) error {

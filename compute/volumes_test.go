@@ -558,15 +558,19 @@ func TestBootFromAVolume(t *testing.T) {
 		require.NotNil(t, first().ISCSI)
 
 		require.ErrorIs(t, s.service.DetachVolume(s.ctx, id), errdefs.ErrFailedPrecondition)
-		second := s.volume(t)
+		second, early := s.volume(t), s.volume(t)
 		s.attach(t, i.ID, second)
+		_, err = s.service.AttachVolume(s.ctx, compute.AttachRequest{Instance: i.ID, Volume: early, Device: "sda"}) // a name before the first disk's
+		require.NoError(t, err)
+		_, err = s.volumes.WaitFor(s.ctx, early, volume.StateInUse)
+		require.NoError(t, err)
 		require.NoError(t, s.service.Stop(s.ctx, i.ID))
 		s.waitRest(t, i.ID)
 		require.NoError(t, s.service.Start(s.ctx, i.ID))
 		_, err = s.service.WaitActive(s.ctx, i.ID)
 		require.NoError(t, err)
 		require.Equal(t, compute.VolumeSerial(id), first().Serial)
-		require.Len(t, n.plugged(i.ID), 2)
+		require.Len(t, n.plugged(i.ID), 3)
 
 		another := one()
 		another.Image, another.BootVolume = "", &compute.BootVolume{Volume: id}
