@@ -55,7 +55,7 @@ func newRig(t testing.TB) *rig {
 	t.Cleanup(func() { r.command("ip", "netns", "del", r.netns) })
 	r.start()
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
 		require.NoError(t, r.KillGuests(ctx))
 		require.NoError(t, r.Stop(ctx))
@@ -64,7 +64,7 @@ func newRig(t testing.TB) *rig {
 }
 
 func (r *rig) start() {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	self, err := os.Executable()
 	require.NoError(r.t, err)
@@ -144,7 +144,7 @@ func (r *rig) env() computetest.Env {
 			return id, func() { r.virsh("destroy", id) }, nil
 		},
 		Restart: func() error {
-			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 			defer cancel()
 			require.NoError(r.t, r.Kill(ctx))
 			r.start()
