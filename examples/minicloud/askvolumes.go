@@ -147,7 +147,7 @@ func runVolumeAttach(ctx context.Context, o options, s *dewpoint.Services, w io.
 	if err != nil {
 		return err
 	}
-	if _, err := s.Compute.AttachVolume(ctx, compute.AttachRequest{Instance: i.ID, Volume: v.ID}); err != nil {
+	if _, err := s.Compute.AttachVolume(ctx, compute.AttachRequest{Instance: i.ID, Volume: v.ID, Device: o.device}); err != nil {
 		return err
 	}
 	if v, err = s.Volumes.WaitFor(ctx, v.ID, volume.StateInUse); err != nil {
@@ -262,6 +262,18 @@ func deleteSnapshot(ctx context.Context, s *dewpoint.Services, x volume.Snapshot
 		return fmt.Errorf("snapshot %s: %w", x.ID, err)
 	}
 	_, err := fmt.Fprintf(w, "%s\t%s\tgone\n", x.ID, x.Name)
+	return err
+}
+
+func runImageDelete(ctx context.Context, o options, s *dewpoint.Services, w io.Writer) error {
+	i, err := findImage(ctx, s, o.args[0])
+	if err != nil {
+		return err
+	}
+	if err := s.Images.Delete(ctx, i.ID); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "%s\t%s\tgone\n", i.ID, i.Name)
 	return err
 }
 

@@ -65,6 +65,10 @@ func TestVolumesFromTheCommandLine(t *testing.T) {
 	made := strings.Fields(out)[0]
 	does("create -name from-image -image "+made, fmt.Sprintf(`\tfrom-image\t%d GiB\tavailable`, size))
 	does("delete from-image", `\tfrom-image\tgone`)
+	out, err = l.run("image", "delete", made)
+	require.NoError(t, err, out)
+	require.Contains(t, out, made+"\tdata\tgone\n")
+	refuses("create -name again -image "+made, `image "`+made+`": not found`)
 	refuses("image nobody", `volume "nobody": not found`)
 	refuses("delete nobody", `volume "nobody": not found`)
 	does("delete before", `\tbefore\tgone`)
@@ -99,6 +103,7 @@ func TestACommandThatIsWrongSaysHow(t *testing.T) {
 		"disable a b":                           `disable takes HOST, but has the arguments ["a" "b"]`,
 		"controller -kine":                      "-kine goes with -etcd",
 		"volume list all":                       `volume list takes no argument, but has "all"`,
+		"image delete":                          `image delete takes IMAGE, but has the arguments []`,
 		"volume nonsense now":                   `there is no command "volume nonsense"; minicloud volume -help lists them`,
 		"nonsense":                              `there is no command "nonsense"; minicloud -help lists them`,
 		"terminate -wait 0s":                    "-wait is 0s, must be more than 0",

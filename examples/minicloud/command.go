@@ -37,7 +37,7 @@ func commands() []command {
 		{name: "terminate", arguments: "[MACHINE]...", about: "terminates machines, all if none is named, and waits until they are gone", flags: with("wait"), ask: runTerminate},
 		{name: "volume create", about: "makes a volume, and waits until it is there", flags: with("size", "name", "image", "snapshot", "wait"), ask: runVolumeCreate},
 		{name: "volume list", about: "shows the volumes and their snapshots", flags: machine, ask: runVolumeList},
-		{name: "volume attach", arguments: "VOLUME MACHINE", about: "gives a volume to a machine, and waits until that has it", flags: with("wait"), ask: runVolumeAttach},
+		{name: "volume attach", arguments: "VOLUME MACHINE", about: "gives a volume to a machine, and waits until that has it", flags: with("device", "wait"), ask: runVolumeAttach},
 		{name: "volume detach", arguments: "VOLUME", about: "takes a volume from its machine, and waits until that has let go", flags: with("wait"), ask: runVolumeDetach},
 		{name: "volume extend", arguments: "VOLUME", about: "makes a volume larger, also while it is used", flags: with("size", "wait"), ask: runVolumeExtend},
 		{name: "volume snapshot", arguments: "VOLUME", about: "keeps what a volume holds now, also while it is used", flags: with("name", "wait"), ask: runVolumeSnapshot},
@@ -45,6 +45,7 @@ func commands() []command {
 			flags: with("name", "wait"), ask: runVolumeImage},
 		{name: "volume delete", arguments: "VOLUME|SNAPSHOT", about: "deletes a volume, or a snapshot, and waits until it is gone", flags: with("wait"), ask: runVolumeDelete},
 		{name: "images", about: "shows the images", flags: machine, ask: runImages},
+		{name: "image delete", arguments: "IMAGE", about: "deletes an image; machines and volumes that were made of it go on", flags: machine, ask: runImageDelete},
 		{name: "hosts", about: "shows the hosts", flags: machine, ask: runHosts},
 		{name: "disable", arguments: "HOST", about: "keeps new machines off a host", flags: with("reason"), ask: runDisable},
 		{name: "enable", arguments: "HOST", about: "lets a host have new machines again", flags: machine, ask: runEnable},
@@ -160,6 +161,8 @@ func (o *options) declare(f *flag.FlagSet, c command, name string) {
 		} else {
 			f.IntVar(&o.size, name, 0, "its size in `GiB`; needed, unless it begins with an image or a snapshot: 0 is the size of that")
 		}
+	case "device":
+		f.StringVar(&o.device, name, "", "what the guest is to `call` it: vdb to vdz (virtio-blk), or sda to sdz (virtio-scsi); \"\": the first of vdb to vdz that is free")
 	case "image":
 		f.StringVar(&o.image, name, "", "the id or name of an `image` that it begins with; \"\": none")
 	case "snapshot":

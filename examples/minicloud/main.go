@@ -60,6 +60,7 @@ type options struct {
 	size     int
 	image    string
 	snapshot string
+	device   string
 
 	initiator  string
 	bootVolume string

@@ -113,8 +113,11 @@ func send(ctx context.Context, c command, o options, w io.Writer) error {
 	if wrapped := new(url.Error); errors.As(err, &wrapped) {
 		err = wrapped.Err // without a URL that nobody has seen
 	}
+	gone := func(err error) error {
+		return fmt.Errorf("the minicloud in %s has ended, or can't be reached any more: %w", o.dir, err)
+	}
 	if err != nil {
-		return fmt.Errorf("asking the minicloud in %s: %w", o.dir, err)
+		return gone(err)
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode != http.StatusOK {
@@ -122,7 +125,7 @@ func send(ctx context.Context, c command, o options, w io.Writer) error {
 		return fmt.Errorf("the minicloud in %s, which may be of another version, says: %s", o.dir, text)
 	}
 	if _, err := io.Copy(w, answer.Body); err != nil {
-		return fmt.Errorf("the minicloud in %s has ended, or can't be reached any more: %w", o.dir, err)
+		return gone(err)
 	}
 	if quoted := answer.Trailer.Get(errorTrailer); quoted != "" {
 		text, err := strconv.Unquote(quoted)

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -52,7 +54,13 @@ func TestCommandsAreTaken(t *testing.T) {
 			does("volume create -size 2 -name data", `^\S{36}\tdata\t2 GiB\tavailable\n$`)
 			does("volume extend data -size 3", `\tdata\t3 GiB\tavailable\n$`)
 			does("volume list", `(?m)^\S{36} +data +3 GiB +available `)
-			_, err := asks(t.Context(), dir, "volume create -name tränke -size 2000000")
+			does("volume image data -name picture", `^\S{36}\tpicture\t\d+ bytes\tactive\n$`)
+			does("images", `(?m)^\S{36} +picture +qcow2 +active `)
+			does("image delete picture", `^\S{36}\tpicture\tgone\n$`)
+			does("images", `^ID .*\n$`)
+			_, err = asks(t.Context(), dir, "image delete picture")
+			require.EqualError(t, err, `image "picture": not found`)
+			_, err = asks(t.Context(), dir, "volume create -name tränke -size 2000000")
 			require.ErrorContains(t, err, "SizeGiB is 2000000")
 			_, err = asks(t.Context(), dir, "volume delete tränke")
 			require.EqualError(t, err, `volume "tränke": not found`)
@@ -81,6 +89,35 @@ func TestCommandsAreTaken(t *testing.T) {
 	}))
 	_, err = asks(t.Context(), dir, "volume list")
 	require.ErrorContains(t, err, "no minicloud runs in "+dir)
+}
+
+// TestAMinicloudThatEndsInTheMiddle of its answer is told from one that has answered: what it said is shown, and the command fails.
+func TestAMinicloudThatEndsInTheMiddle(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.MkdirAll(filepath.Dir(socket(options{dir: dir})), 0o700))
+	l, err := net.Listen("unix", socket(options{dir: dir}))
+	require.NoError(t, err)
+	defer l.Close()
+	for _, c := range []struct{ says, shown string }{
+		{"", ""},
+		{"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\naccepted\n\r\n", "accepted\n"},
+		{"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\naccepted\n\r\n0\r\n", "accepted\n"}, // what would say how it went does not come
+	} {
+		ended := make(chan error, 1)
+		go func() {
+			conn, err := l.Accept()
+			if err == nil {
+				_, err = http.ReadRequest(bufio.NewReader(conn))
+				_, _ = io.WriteString(conn, c.says)
+				_ = conn.Close() // as that of a process that is killed
+			}
+			ended <- err
+		}()
+		said, err := asks(t.Context(), dir, "launch")
+		require.ErrorContains(t, err, "the minicloud in "+dir+" has ended, or can't be reached any more: ")
+		require.Equal(t, c.shown, said)
+		require.NoError(t, <-ended)
+	}
 }
 
 type recorder struct {
@@ -135,6 +172,11 @@ func TestVolumesBesideMinicloud(t *testing.T) {
 	require.Error(t, err, out)
 	require.Contains(t, out, "minicloud: ")
 	does("volume detach data", `\tdata\t2 GiB\tavailable`)
+	does("volume attach data mini-1 -device sdc", `\tin-use\tmini-1 as sdc\n`)
+	does("volume detach data", `\tdata\t2 GiB\tavailable`)
+	out, err = run("volume attach data mini-1 -device hda")
+	require.Error(t, err, out)
+	require.Contains(t, out, `Device is "hda", must be "vdb" to "vdz" or "sda" to "sdz"`)
 	does("launch -name mine -boot-size 1", `(?m)^\S+\tmine\taccepted\n\S+\tmine\tACTIVE$`)
 	does("list", `(?s) mine +ACTIVE .* mini-1 +ACTIVE | mini-1 +ACTIVE .* mine +ACTIVE `)
 	does("datapath", `(?s)desired:\n.*  tap .*difference:\n  none\n$`)

@@ -215,7 +215,7 @@ func (l *Log) dial() error {
 		MaxCallSendMsgSize: l.cfg.MaxBytes + 512<<10,
 		DialOptions:        []grpc.DialOption{grpc.WithChainUnaryInterceptor(failFast), grpc.WithConnectParams(reconnect())},
 		MaxUnaryRetries:    3, // the log has pauses of its own
-		Logger:             zaplog.New(l.logger, "state/etcd: client: ", slog.LevelError),
+		Logger:             zaplog.New(l.logger, "state/etcd: client: ", slog.LevelError, nil),
 	})
 	if err != nil {
 		return err

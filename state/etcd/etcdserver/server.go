@@ -38,7 +38,7 @@ type Config struct {
 	// Dir is the member's directory, required. It is made, with mode 0700, if it is not there. One process at a time uses it.
 	Dir string
 
-	// Name is the member's in Cluster; "": "default".
+	// Name is the member's in Cluster; "": "dewpoint".
 	Name string
 
 	// Client is host and port where clients are served, required. Port 0: any that is free; see [Server.Endpoints].
@@ -73,7 +73,7 @@ type Config struct {
 	MaxOps   int
 	MaxBytes int
 
-	// Logger is told etcd's warnings and errors; nil: silent.
+	// Logger is told etcd's warnings and errors, but not what is so on purpose; nil: silent.
 	Logger *slog.Logger
 }
 
@@ -188,13 +188,21 @@ func (s *Server) Close() error {
 	return err
 }
 
+// expected tells of what etcd says whether it is no news: that what Close closes is closed, and what is so on purpose. There is one port, which
+// TLS guards or which is on loopback, and etcd's own users, whose tokens it speaks of, are not used.
+func expected(message string, err error) bool {
+	return message == "Running http and grpc server on single port. This is not recommended for production." ||
+		message == "simple token is not cryptographically signed" ||
+		errors.Is(err, net.ErrClosed) || err != nil && (err.Error() == "http: Server closed" || err.Error() == "mux: server closed")
+}
+
 // embedded is the configuration in etcd's own form.
 func (cfg *Config) embedded() (*embed.Config, error) {
 	refuse := func(format string, args ...any) (*embed.Config, error) {
 		return nil, fmt.Errorf("state/etcd/etcdserver: Config."+format+": %w", append(args, errdefs.ErrInvalidArgument)...)
 	}
 	if cfg.Name == "" {
-		cfg.Name = "default"
+		cfg.Name = "dewpoint"
 	}
 	if cfg.Token == "" {
 		cfg.Token = "dewpoint"
@@ -241,7 +249,7 @@ func (cfg *Config) embedded() (*embed.Config, error) {
 		e.MaxRequestBytes = uint(cfg.MaxBytes)
 	}
 	e.ClientTLSInfo, e.PeerTLSInfo = cfg.ClientTLS.info(), cfg.PeerTLS.info()
-	e.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zaplog.New(cfg.Logger, "etcd: ", slog.LevelWarn))
+	e.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zaplog.New(cfg.Logger, "etcd: ", slog.LevelWarn, expected))
 
 	client, err := cfg.listen("Client", cfg.Client, cfg.ClientTLS)
 	if err != nil {

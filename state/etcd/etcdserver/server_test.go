@@ -36,7 +36,7 @@ func ready(t *testing.T, s *Server) {
 
 func client(t *testing.T, s *Server) *clientv3.Client {
 	t.Helper()
-	c, err := clientv3.New(clientv3.Config{Endpoints: s.Endpoints(), Logger: zaplog.New(nil, "", slog.LevelError)})
+	c, err := clientv3.New(clientv3.Config{Endpoints: s.Endpoints(), Logger: zaplog.New(nil, "", slog.LevelError, nil)})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = c.Close() })
 	return c
@@ -60,6 +60,21 @@ func TestAMemberKeepsWhatItHas(t *testing.T) {
 		require.NoError(t, <-ended)
 		require.NoError(t, s.Close())
 		require.Error(t, s.Ready(t.Context()))
+	}
+}
+
+// A member says nothing of what is so on purpose, and that what was closed is closed. That a disk is slow is news.
+func TestAMemberThatIsWellIsSilent(t *testing.T) {
+	var said bytes.Buffer // which etcd has ended to write to when Close returns
+	s := start(t, Config{Dir: filepath.Join(t.TempDir(), "etcd"), Client: "127.0.0.1:0", Logger: slog.New(slog.NewTextHandler(&said, nil))})
+	ready(t, s)
+	c := client(t, s)
+	_, err := c.Put(t.Context(), "a", "1")
+	require.NoError(t, err)
+	require.NoError(t, c.Close())
+	require.NoError(t, s.Close())
+	for _, words := range []string{"recommended", "default name", "token", "closed"} {
+		require.NotContains(t, said.String(), words)
 	}
 }
 
@@ -116,14 +131,14 @@ func TestConfigsThatAreRefused(t *testing.T) {
 		"PeerTLS; or set Config.Plaintext":     func(c *Config) { c.Peer = "10.0.0.1:0" },
 		"ClientTLS has no Cert":                func(c *Config) { c.ClientTLS = &TLS{Cert: "a", Key: "b"} },
 		"Name is \"a=b\"":                      func(c *Config) { c.Name = "a=b" },
-		"Cluster has no member \"default\"":    func(c *Config) { c.Cluster = map[string]string{"x": "http://127.0.0.1:1"} },
+		"Cluster has no member \"dewpoint\"":   func(c *Config) { c.Cluster = map[string]string{"x": "http://127.0.0.1:1"} },
 		"Join is set":                          func(c *Config) { c.Join = true },
-		"must be a URL":                        func(c *Config) { c.Cluster = map[string]string{"default": "127.0.0.1:1"} },
+		"must be a URL":                        func(c *Config) { c.Cluster = map[string]string{"dewpoint": "127.0.0.1:1"} },
 		"ClientURL is \"nothing\"":             func(c *Config) { c.ClientURL = "nothing" },
 		"KeepHistory is 1s":                    func(c *Config) { c.KeepHistory = time.Second },
 		"Quota, MaxOps and MaxBytes are 0, -1": func(c *Config) { c.MaxOps = -1 },
 		"Peer is required": func(c *Config) {
-			c.Cluster = map[string]string{"default": "http://127.0.0.1:1", "b": "http://127.0.0.1:2"}
+			c.Cluster = map[string]string{"dewpoint": "http://127.0.0.1:1", "b": "http://127.0.0.1:2"}
 		},
 	} {
 		cfg := good

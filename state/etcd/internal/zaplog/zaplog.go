@@ -12,21 +12,22 @@ import (
 
 // New returns a zap logger that writes to log, nil: nowhere, what is at least as grave as least. Each message has the prefix, and
 // zap's fields become attributes. What is fatal to zap panics here after it was written: a library never ends its process in
-// silence.
-func New(log *slog.Logger, prefix string, least slog.Level) *zap.Logger {
+// silence. A message of which expected, if it is not nil, says that it is no news is left out; err is that of its fields.
+func New(log *slog.Logger, prefix string, least slog.Level, expected func(message string, err error) bool) *zap.Logger {
 	var c zapcore.Core = zapcore.NewNopCore()
 	if log != nil {
-		c = core{log: log.Handler(), prefix: prefix, least: least}
+		c = core{log: log.Handler(), prefix: prefix, least: least, expected: expected}
 	}
 	return zap.New(c, zap.WithFatalHook(zapcore.WriteThenPanic))
 }
 
 // core is a slog.Handler as zap wants it.
 type core struct {
-	log    slog.Handler
-	prefix string
-	least  slog.Level
-	fields []zapcore.Field
+	log      slog.Handler
+	prefix   string
+	least    slog.Level
+	expected func(message string, err error) bool
+	fields   []zapcore.Field
 }
 
 // Enabled implements zapcore.Core.
@@ -52,10 +53,17 @@ func (c core) Check(e zapcore.Entry, to *zapcore.CheckedEntry) *zapcore.CheckedE
 func (c core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	r := slog.NewRecord(e.Time, level(e.Level), c.prefix+e.Message, 0)
 	values := zapcore.NewMapObjectEncoder()
+	var failed error
 	for _, some := range [][]zapcore.Field{c.fields, fields} {
 		for _, f := range some {
 			f.AddTo(values)
+			if err, is := f.Interface.(error); is && f.Type == zapcore.ErrorType {
+				failed = err
+			}
 		}
+	}
+	if c.expected != nil && c.expected(e.Message, failed) {
+		return nil
 	}
 	names := make([]string, 0, len(values.Fields))
 	for name := range values.Fields {

@@ -18,7 +18,7 @@ func TestMessagesReachSlog(t *testing.T) {
 		}
 		return a
 	}}))
-	z := New(text, "etcd: ", slog.LevelWarn).With(zap.Int("member", 3))
+	z := New(text, "etcd: ", slog.LevelWarn, nil).With(zap.Int("member", 3))
 	z.Debug("not this")
 	z.Info("nor this")
 	z.Warn("slow", zap.String("disk", "a b"))
@@ -27,5 +27,5 @@ func TestMessagesReachSlog(t *testing.T) {
 	require.Equal(t, "level=WARN msg=\"etcd: slow\" disk=\"a b\" member=3\n"+
 		"level=ERROR msg=\"etcd: broken\" error=gone member=3\n"+
 		"level=ERROR msg=\"etcd: the end\" member=3\n", out.String())
-	require.Panics(t, func() { New(nil, "", slog.LevelInfo).Fatal("silent") })
+	require.Panics(t, func() { New(nil, "", slog.LevelInfo, nil).Fatal("silent") })
 }
