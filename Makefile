@@ -7,6 +7,7 @@ help: ## list what there is to make
 .PHONY: minicloud
 minicloud: ## a whole cloud on this machine, with real virtual machines; ARGS="-exit" or "-help" (root)
 	@scripts/install-deps minicloud
+	@[ -e bin/minicloud ] || echo "building bin/minicloud, which takes a minute or two the first time"
 	@CGO_ENABLED=0 $(GO) build -o bin/minicloud ./examples/minicloud
 	@bin/minicloud $(ARGS)
 

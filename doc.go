@@ -1,7 +1,7 @@
 // Package dewpoint builds private clouds: a program imports it, hands it a hypervisor and a network, and has virtual machines,
-// networks, images, users and quotas behind a Go API.
+// networks, volumes, images, users and quotas behind a Go API.
 //
-//	your program ── Services: Compute, Networks, Images, Auth, Hosts
+//	your program ── Services: Compute, Networks, Volumes, Images, Auth, Hosts
 //	                    │ each call is one transaction: what is wanted, its quota, and an operation
 //	                    ▼
 //	                the records ── a Log: in memory, in a file, in etcd

@@ -149,4 +149,7 @@ func TestFlagsStandAnywhere(t *testing.T) {
 	require.Equal(t, []string{"data"}, o.args)
 	require.Equal(t, 3, o.size)
 	require.Equal(t, []string{"-size=3", "-wait=7s"}, o.set)
+	_, o, err = parseWords([]string{"controller", "-etcd", "https://a:1, https://b:2"}, &bytes.Buffer{})
+	require.NoError(t, err)
+	require.Equal(t, list{"https://a:1", "https://b:2"}, o.etcd)
 }

@@ -162,7 +162,7 @@ func (o *options) declare(f *flag.FlagSet, c command, name string) {
 			f.IntVar(&o.size, name, 0, "its size in `GiB`; needed, unless it begins with an image or a snapshot: 0 is the size of that")
 		}
 	case "device":
-		f.StringVar(&o.device, name, "", "what the guest is to `call` it: vdb to vdz (virtio-blk), or sda to sdz (virtio-scsi); \"\": the first of vdb to vdz that is free")
+		f.StringVar(&o.device, name, "", "the `name` that the guest is to have it by: vdb to vdz (virtio-blk), or sda to sdz (virtio-scsi); \"\": the first of vdb to vdz that is free")
 	case "image":
 		f.StringVar(&o.image, name, "", "the id or name of an `image` that it begins with; \"\": none")
 	case "snapshot":
@@ -181,7 +181,9 @@ func (l *list) String() string { return strings.Join(*l, ",") }
 func (l *list) Set(s string) error {
 	*l = nil
 	if s != "" {
-		*l = strings.Split(s, ",")
+		for _, one := range strings.Split(s, ",") {
+			*l = append(*l, strings.TrimSpace(one))
+		}
 	}
 	return nil
 }
