@@ -46,7 +46,7 @@ func TestSignalsEndTheWaitForWhatTheyWatch(t *testing.T) {
 		signals := &state.Signals{}
 		require.NoError(t, s.View(func(v *state.View) error { table.Signal(v, signals, c.index, c.value); return nil }))
 		put(c.change)
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		require.NoError(t, signals.Wait(ctx), name)
 		cancel()
 		_ = s.Update(t.Context(), func(tx *state.Tx) error { return table.Put(tx, signalRec{ID: "4", Kind: "a"}) })

@@ -284,7 +284,7 @@ func TestSumsAndUniquesAreDerived(t *testing.T) {
 
 func TestViewAndWatchHasNoGap(t *testing.T) {
 	s := open(t, memstate.New(memstate.Config{}))
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var wg sync.WaitGroup
 	for w := range 4 {

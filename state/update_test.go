@@ -363,7 +363,7 @@ func TestASlowWatcherCatchesUp(t *testing.T) {
 	s, err := state.Open(t.Context(), state.Config{Log: memstate.New(memstate.Config{}), Schema: schema, History: 8})
 	require.NoError(t, err)
 	defer s.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	wrote := make(chan struct{})
 	go func() {

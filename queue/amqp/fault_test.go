@@ -229,7 +229,7 @@ func TestAlarm(t *testing.T) {
 	require.NoError(t, <-waits)
 	require.Equal(t, 1, j.count("waits"))
 	require.Zero(t, j.count("given up")+j.count("given up too"), "what was given up before it was written is not sent")
-	require.True(t, logged.has("takes messages again"))
+	eventually(t, "the log says so", func() bool { return logged.has("takes messages again") })
 	stop()
 
 	// A bus closes and a server stops while the broker takes nothing.

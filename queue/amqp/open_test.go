@@ -90,7 +90,7 @@ func TestOpenWaits(t *testing.T) {
 	cfg.SendWait = time.Second
 	cfg.Logger = slog.New(slog.NewTextHandler(&logged, nil))
 
-	_, err := amqp.Open(within(t, 300*time.Millisecond), cfg)
+	_, err := amqp.Open(within(t, 3*time.Second), cfg) // long enough for one attempt
 	require.True(t, errdefs.IsUnavailable(err), err)
 	require.ErrorContains(t, err, "127.0.0.1:")
 	canceled, cancel := context.WithCancel(context.Background())

@@ -26,7 +26,7 @@ func again(cfg nats.Config) nats.Config {
 	if cfg.CallWait == 0 {
 		cfg.CallWait = time.Millisecond
 	}
-	cfg.MaxWait, cfg.PingInterval = 200*time.Millisecond, 200*time.Millisecond
+	cfg.MaxWait, cfg.PingInterval = 200*time.Millisecond, time.Second
 	return cfg
 }
 

@@ -181,7 +181,7 @@ func TestServerComesLate(t *testing.T) {
 
 	var log book
 	cfg := again(nats.Config{URLs: []string{"nats://" + address}, Logger: log.logger()})
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	_, err = nats.Open(ctx, cfg)
 	require.ErrorIs(t, err, context.DeadlineExceeded)

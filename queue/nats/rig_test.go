@@ -19,7 +19,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience is the longest that anything takes that must happen.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // start runs a server until the test ends.
 func start(t testing.TB, cfg natsserver.Config) *natsserver.Server {
@@ -62,7 +62,7 @@ func call(t testing.TB, bus queue.Bus, topic, body string) (string, error) {
 // answers returns what tells whether a topic is answered now. A call that the network loses costs it little of the patience.
 func answers(t testing.TB, bus queue.Bus, topic string) func() bool {
 	return func() bool {
-		ctx, cancel := context.WithTimeout(t.Context(), patience/15)
+		ctx, cancel := context.WithTimeout(t.Context(), patience/30)
 		defer cancel()
 		answer, err := bus.Call(ctx, queue.Message{Topic: topic, Body: []byte("x")})
 		return err == nil && string(answer) == "x"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -106,13 +107,18 @@ func asyncRows() []row {
 				}); err != nil {
 					return err
 				}
-				short, cancel := context.WithTimeout(ctx, e.Quiet)
-				defer cancel()
-				d, err := e.callAsync(short, e.near(), queue.Message{Topic: e.topic("hang")})
-				if err == nil && d.err != context.DeadlineExceeded {
-					err = fmt.Errorf("done got error %v, want %v", d.err, context.DeadlineExceeded)
-				}
-				return err
+				return e.soon(func(d time.Duration) (bool, error) {
+					short, cancel := context.WithTimeout(ctx, d)
+					defer cancel()
+					done, err := e.callAsync(short, e.near(), queue.Message{Topic: e.topic("hang")})
+					switch {
+					case errors.Is(err, context.DeadlineExceeded): // it had ended before
+						return false, nil
+					case err == nil && done.err != context.DeadlineExceeded:
+						err = fmt.Errorf("done got error %v, want %v", done.err, context.DeadlineExceeded)
+					}
+					return true, err
+				})
 			},
 		},
 		{

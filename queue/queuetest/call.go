@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dewpoint-cloud/dewpoint/queue"
@@ -86,42 +87,47 @@ func callRows() []row {
 			name: "a call ends with its ctx",
 			rule: "It returns when ctx ends, with ctx's error, whatever the handler is doing",
 			check: func(ctx context.Context, e *rig) error {
-				running := make(chan struct{}, 2)
+				var ran atomic.Int64
 				if _, err := serve(e.far(), e.topic("hang"), func(context.Context, queue.Message) ([]byte, error) {
-					running <- struct{}{}
+					ran.Add(1)
 					<-e.gate
 					return nil, nil
 				}); err != nil {
 					return err
 				}
-				for _, want := range []error{context.Canceled, context.DeadlineExceeded} {
-					until, cancel := context.WithCancel(ctx)
-					if want == context.DeadlineExceeded {
-						cancel()
-						until, cancel = context.WithTimeout(ctx, e.Quiet)
-					}
-					defer cancel()
+				ends := func(until context.Context, want error, before func() error) error {
 					ended := make(chan error, 1)
 					go func() {
 						_, err := e.near().Call(until, queue.Message{Topic: e.topic("hang")})
 						ended <- err
 					}()
-					if err := e.wait("the handler runs", running); err != nil {
+					if err := before(); err != nil {
 						return err
-					}
-					if want == context.Canceled {
-						cancel()
 					}
 					select {
 					case err := <-ended:
 						if err != want {
 							return fmt.Errorf("got error %v, want %v", err, want)
 						}
+						return nil
 					case <-time.After(e.Patience):
 						return errors.New("Call() goes on after its ctx has ended")
 					}
 				}
-				return nil
+				until, cancel := context.WithCancel(ctx)
+				defer cancel()
+				if err := ends(until, context.Canceled, func() error {
+					defer cancel()
+					return e.until("the handler runs", func() bool { return ran.Load() == 1 })
+				}); err != nil {
+					return err
+				}
+				return e.soon(func(d time.Duration) (bool, error) {
+					until, cancel := context.WithTimeout(ctx, d)
+					defer cancel()
+					err := ends(until, context.DeadlineExceeded, func() error { return nil })
+					return ran.Load() > 1, err
+				})
 			},
 		},
 		{

@@ -107,6 +107,18 @@ func (e *rig) not(what string, happened <-chan struct{}) error {
 	}
 }
 
+// soon tries with longer and longer times, until one is long enough for what a slow machine has to do in it.
+func (e *rig) soon(try func(d time.Duration) (enough bool, err error)) error {
+	for d := e.Quiet; ; d *= 2 {
+		if enough, err := try(d); enough || err != nil {
+			return err
+		}
+		if d >= e.Patience/4 {
+			return fmt.Errorf("it does not come to this within %s", d)
+		}
+	}
+}
+
 // quiet gives time to what must not happen.
 func (e *rig) quiet() { time.Sleep(e.Quiet) }
 

@@ -100,7 +100,7 @@ func serveRows() []row {
 			name: "the end of a handler's context",
 			rule: "it ends at the message's Deadline and when the bus is closed",
 			check: func(ctx context.Context, e *rig) error {
-				ends := make(chan error, 4)
+				ends := make(chan error, 100)
 				if _, err := serve(e.far(), e.topic("end"), func(ctx context.Context, m queue.Message) ([]byte, error) {
 					if end, ok := ctx.Deadline(); !ok || !end.Equal(m.Deadline) {
 						ends <- fmt.Errorf("the context's deadline is %v, the message's %v", end, m.Deadline)
@@ -118,34 +118,30 @@ func serveRows() []row {
 				}); err != nil {
 					return err
 				}
-				soon := func() queue.Message {
-					return queue.Message{Topic: e.topic("end"), Deadline: time.Now().Add(2 * e.Quiet)}
-				}
-				for _, send := range []func() error{
-					func() error { return e.near().Cast(ctx, soon()) },
-					func() error { return e.near().Fanout(ctx, soon()) },
-					func() error {
-						m := soon()
+				for _, send := range []func(queue.Message) error{
+					func(m queue.Message) error { return e.near().Cast(ctx, m) },
+					func(m queue.Message) error { return e.near().Fanout(ctx, m) },
+					func(m queue.Message) error {
 						until, cancel := context.WithDeadline(ctx, m.Deadline)
 						defer cancel()
 						m.Deadline = time.Time{}
 						_, err := e.near().Call(until, m)
-						if err == context.DeadlineExceeded {
-							err = nil
-						}
 						return err
 					},
 				} {
-					if err := send(); err != nil {
-						return err
-					}
-					select {
-					case err := <-ends:
-						if err != nil {
-							return err
+					if err := e.soon(func(d time.Duration) (bool, error) {
+						err := send(queue.Message{Topic: e.topic("end"), Deadline: time.Now().Add(d)})
+						if err != nil && err != context.DeadlineExceeded {
+							return false, err
 						}
-					case <-time.After(e.Patience):
-						return errors.New("the handler's context does not end at the message's Deadline")
+						select {
+						case err := <-ends:
+							return true, err
+						case <-time.After(2 * d): // it was late, and not handled
+							return false, nil
+						}
+					}); err != nil {
+						return fmt.Errorf("the end of the handler's context at the message's Deadline: %w", err)
 					}
 				}
 				return nil

@@ -118,7 +118,7 @@ func trail(ctx context.Context, l *Log, seen map[string]state.Revision) error {
 func TestAMemberIsKilledAndStartedAgain(t *testing.T) {
 	t.Parallel()
 	member := processes(t, 1)[0]
-	survives(t, Config{Endpoints: []string{member.client}, Timeout: 30 * time.Second}, func() {
+	survives(t, Config{Endpoints: []string{member.client}, Timeout: mostTimeout}, func() {
 		member.kill()
 		member.start(t)
 	})
@@ -159,7 +159,7 @@ func survives(t *testing.T, cfg Config, kill func()) {
 func TestAClusterLosesMembersOneByOne(t *testing.T) {
 	t.Parallel()
 	all := processes(t, 3)
-	l := open(t, Config{Endpoints: endpoints(all), Timeout: 30 * time.Second})
+	l := open(t, Config{Endpoints: endpoints(all), Timeout: mostTimeout})
 	put(t, l, set("first", "1"))
 	var c counters
 	c.run(l, 8)
@@ -219,7 +219,7 @@ func leaderOf(t *testing.T, all []*process) (leader *process) {
 func TestConnectionsThatBreak(t *testing.T) {
 	t.Parallel()
 	r := newRelay(t, embedded(t, etcdserver.Config{})[0])
-	l := open(t, Config{Endpoints: []string{r.url()}, Timeout: 30 * time.Second})
+	l := open(t, Config{Endpoints: []string{r.url()}, Timeout: mostTimeout})
 	var c counters
 	c.run(l, 8)
 	for range 12 {
@@ -265,7 +265,7 @@ func TestAnAnswerIsLost(t *testing.T) {
 	require.Equal(t, state.Revision(written), got.rev)
 
 	// If it can't be asked, that is what the error says.
-	l.cfg.Timeout = 300 * time.Millisecond
+	l.cfg.Timeout = 3 * time.Second // long enough to send it
 	r.set(true, false)
 	go commit(state.Batch{Ops: []state.Op{set("a", "3")}})
 	got = <-results

@@ -241,20 +241,22 @@ func (r *relay) accept() {
 		if err != nil {
 			return
 		}
-		r.mu.Lock()
-		refuse := r.down || r.closed
-		r.mu.Unlock()
 		out, err := net.Dial("tcp", r.to)
-		if err != nil || refuse {
+		if err != nil {
 			_ = in.Close()
-			if err == nil {
-				_ = out.Close()
-			}
 			continue
 		}
 		r.mu.Lock()
-		r.conns[in], r.conns[out] = true, true
+		refuse := r.down || r.closed
+		if !refuse {
+			r.conns[in], r.conns[out] = true, true
+		}
 		r.mu.Unlock()
+		if refuse {
+			_ = in.Close()
+			_ = out.Close()
+			continue
+		}
 		r.done.Go(func() { r.pass(out, in, false) })
 		r.done.Go(func() { r.pass(in, out, true) })
 	}

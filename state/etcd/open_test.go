@@ -55,7 +55,7 @@ func TestEtcdIsDown(t *testing.T) {
 	r.set(false, true)
 	var j notes
 	cfg := Config{Endpoints: []string{r.url()}, Logger: j.logger(), Timeout: 2 * time.Second}
-	short, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	short, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	_, err := Open(short, cfg)
 	cancel()
 	require.ErrorIs(t, err, context.DeadlineExceeded)

@@ -58,7 +58,7 @@ func TestKine(t *testing.T) {
 	db := kinetest.StartPostgres(t)
 	one, two := kinetest.Start(t, db.DSN("kine"), compacting...), kinetest.Start(t, db.DSN("kine"), "--compact-interval=0")
 	cfg := func(prefix string) Config {
-		return Config{Endpoints: []string{one.URL()}, Prefix: prefix + "/", SingleKey: true, Timeout: 30 * time.Second, every: 16, retain: raceRetain}
+		return Config{Endpoints: []string{one.URL()}, Prefix: prefix + "/", SingleKey: true, Timeout: mostTimeout, every: 16, retain: raceRetain}
 	}
 	t.Run("log", func(t *testing.T) { conformsSingle(t, []string{one.URL()}) })
 	t.Run("two stores", func(t *testing.T) { race(t, cfg("race"), one.URL(), two.URL()) })
@@ -106,7 +106,7 @@ var compacting = []string{"--compact-interval=1s", "--compact-min-retain=0", "--
 
 // late has a request of a commit that was given up arrive when the journal has long gone on, and been trimmed and compacted.
 func late(t *testing.T, one, two *kinetest.Kine) {
-	cfg := Config{Endpoints: []string{one.URL()}, Prefix: "late/", SingleKey: true, Timeout: 300 * time.Millisecond, every: 4, retain: 1}
+	cfg := Config{Endpoints: []string{one.URL()}, Prefix: "late/", SingleKey: true, Timeout: 3 * time.Second, every: 4, retain: 1}
 	slow := open(t, cfg)
 	put(t, slow, set("a", "0"))
 	one.Stop()
@@ -186,7 +186,7 @@ func TestSingleKeyIsCutOff(t *testing.T) {
 	t.Parallel()
 	url := embedded(t, etcdserver.Config{})[0]
 	r := newRelay(t, url)
-	cfg := Config{Endpoints: []string{r.url()}, SingleKey: true, Timeout: 500 * time.Millisecond, every: 4, retain: 1}
+	cfg := Config{Endpoints: []string{r.url()}, SingleKey: true, Timeout: 3 * time.Second, every: 4, retain: 1}
 	cut := open(t, cfg)
 	first := put(t, cut, set("a", "1"), set("b", "1"))
 	f := pull(t, cut, 0)

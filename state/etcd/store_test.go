@@ -50,7 +50,7 @@ func race(t *testing.T, cfg Config, urls ...string) {
 	for _, url := range urls {
 		r := newRelay(t, url)
 		relays = append(relays, r)
-		cfg.Endpoints = []string{r.url()}
+		cfg.Endpoints, cfg.Timeout = []string{r.url()}, mostTimeout
 		s, err := state.Open(t.Context(), state.Config{Log: open(t, cfg), Schema: []state.Schema{accounts, totals}})
 		require.NoError(t, err)
 		defer s.Close()
