@@ -422,7 +422,7 @@ func TestTheImageOfARunningMachineIsDeleted(t *testing.T) {
 	var sim atomic.Pointer[dewpointtest.Sim]
 	prove(t, dewpointtest.Config{Hosts: 1, Clean: true,
 		Process: func(p dewpointtest.Process, cfg *dewpoint.Config) {
-			cfg.Tick, cfg.Repair, cfg.Sync = 10*time.Second, time.Hour, time.Hour
+			cfg.Heartbeat, cfg.Tick, cfg.Repair, cfg.Sync = 5*time.Minute, 10*time.Minute, time.Hour, time.Hour
 			if p.Node {
 				cfg.Disks, cfg.Dir = nil, filepath.Join(dir, "node")
 			}
@@ -453,6 +453,28 @@ func TestTheImageOfARunningMachineIsDeleted(t *testing.T) {
 				cfg.Hypervisor = &tidies{Hypervisor: cfg.Hypervisor, sim: sim.Load}
 			}
 		})
+}
+
+// When the cloud has settled, a controller that is always late knows it too.
+func TestAControllerIsLate(t *testing.T) {
+	require.Empty(t, dewpointtest.Simulate(t, dewpointtest.Config{Hosts: 1,
+		Process: func(p dewpointtest.Process, cfg *dewpoint.Config) {
+			if !p.Node {
+				cfg.Log = lateLog{cfg.Log}
+			}
+		},
+		Script: func(ctx context.Context, s *dewpointtest.Sim) {
+			made := mustRun(ctx, s, 1, nil)
+			c := s.Services(0).Compute
+			for range 5 {
+				s.Settle(ctx)
+				must(ctx, s, "can't be stopped", func(ctx context.Context) error { return c.Stop(ctx, made[0].ID) })
+				s.Settle(ctx)
+				must(ctx, s, "can't be started", func(ctx context.Context) error { return c.Start(ctx, made[0].ID) })
+			}
+			s.Settle(ctx)
+			mustBe(s, 1, "ACTIVE")
+		}}))
 }
 
 // A message overtakes the record that it tells of: the node hears the bell, looks, and there is nothing yet.

@@ -240,10 +240,30 @@ func (s *Sim) Calm() {
 }
 
 // Settle ends the storm and waits until the cloud is at rest: every process serves, no operation is open, and Check finds nothing;
-// or until [Config.Patience] is over, when Check says what is not as it should be. It returns early when ctx ends.
+// or until [Config.Patience] is over, when Check says what is not as it should be. Then the controllers have seen it too. It returns
+// early when ctx ends.
 func (s *Sim) Settle(ctx context.Context) {
 	s.Calm()
 	s.await(ctx, func() bool { return s.complete() && s.idle() && len(s.Check()) == 0 })
+	last := state.Revision(s.log.last.Load())
+	s.await(ctx, func() bool { return s.seen(last) })
+}
+
+// seen tells whether all controllers that serve show what was committed up to a revision.
+func (s *Sim) seen(last state.Revision) bool {
+	soon, cancel := context.WithTimeout(s.ctx, time.Millisecond)
+	defer cancel()
+	for n := range s.cfg.Controllers {
+		p := s.process(Controller(n))
+		_, cloud := p.now()
+		if _, cut := p.connection(); cloud == nil || cut {
+			continue
+		}
+		if services, err := cloud.Services(soon); err == nil && services.Store.Revision() < last {
+			return false
+		}
+	}
+	return true
 }
 
 // await waits until a condition holds, or returns false after the simulation's patience.
