@@ -18,16 +18,23 @@ import (
 
 type signalRec struct{ ID, Kind, Told, Rest string }
 
+// signalStore opens a store of two tables, and returns what puts a record into the first.
+func signalStore(t *testing.T, table, other *state.Table[signalRec]) (s *state.Store, put func(signalRec)) {
+	t.Helper()
+	s, err := state.Open(t.Context(), state.Config{Log: memstate.New(memstate.Config{}), Schema: []state.Schema{table, other}})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	return s, func(r signalRec) {
+		t.Helper()
+		require.NoError(t, s.Update(t.Context(), func(tx *state.Tx) error { return table.Put(tx, r) }))
+	}
+}
+
 func TestSignalsEndTheWaitForWhatTheyWatch(t *testing.T) {
 	table := state.NewTable("signal", func(r signalRec) string { return r.ID }, state.Index("kind", func(r signalRec) []string { return []string{r.Kind} }).
 		Telling(func(r signalRec) string { return r.Told }))
 	other := state.NewTable("signal-other", func(r signalRec) string { return r.ID })
-	s, err := state.Open(t.Context(), state.Config{Log: memstate.New(memstate.Config{}), Schema: []state.Schema{table, other}})
-	require.NoError(t, err)
-	defer func() { require.NoError(t, s.Close()) }()
-	put := func(r signalRec) {
-		require.NoError(t, s.Update(t.Context(), func(tx *state.Tx) error { return table.Put(tx, r) }))
-	}
+	s, put := signalStore(t, table, other)
 	put(signalRec{ID: "1", Kind: "a"})
 	put(signalRec{ID: "2", Kind: "b"})
 	put(signalRec{ID: "4", Kind: "a"})
@@ -73,12 +80,7 @@ func TestSignalsLeaveAloneWhoWaitsForSomethingElse(t *testing.T) {
 		state.Index("kind", by(func(r signalRec) string { return r.Kind })).Telling(func(r signalRec) string { return r.Told }),
 		state.Index("rest", by(func(r signalRec) string { return r.Rest })))
 	empty := state.NewTable("signal-empty", func(r signalRec) string { return r.ID }, state.Index("kind", by(func(r signalRec) string { return r.Kind })))
-	s, err := state.Open(t.Context(), state.Config{Log: memstate.New(memstate.Config{}), Schema: []state.Schema{empty, table}})
-	require.NoError(t, err)
-	defer func() { require.NoError(t, s.Close()) }()
-	put := func(r signalRec) {
-		require.NoError(t, s.Update(t.Context(), func(tx *state.Tx) error { return table.Put(tx, r) }))
-	}
+	s, put := signalStore(t, table, empty)
 	put(signalRec{ID: "1", Kind: "a"})
 	put(signalRec{ID: "2", Kind: "b"})
 	waits := map[string]*state.Signals{"a value": {}, "no value": {}}
