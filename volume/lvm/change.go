@@ -243,7 +243,8 @@ func (d *Driver) Extend(ctx context.Context, id string, sizeGiB int) error {
 				_, err := d.command(ctx, "lvextend", "-L", strconv.FormatInt(size, 10)+"b", d.full(e.Name))
 				return err
 			}); err != nil {
-				if e.zero == old { // it is as large as it was
+				// A command that failed may have had its effect; what has not become larger needs no zeros.
+				if now, lookErr := d.volume(ctx, id); lookErr == nil && e.zero == old && int64(now.Size) == old {
 					_, _ = d.command(ctx, "lvchange", "--deltag", mark, d.full(e.Name))
 				}
 				return err

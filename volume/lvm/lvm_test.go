@@ -276,6 +276,28 @@ func TestBusyIsTriedAgain(t *testing.T) {
 	require.Empty(t, f.lvs)
 }
 
+// TestAnExtensionThatFailsInItsEnd: what LVM took for a volume before it failed is zeros all the same, when the call is repeated.
+func TestAnExtensionThatFailsInItsEnd(t *testing.T) {
+	f := newFake(t, false, small)
+	d := f.open(t)
+	id := uuid.NewString()
+	require.NoError(t, d.Create(t.Context(), id, 1))
+	failures := 1
+	f.after = func(_ int, program string) string {
+		if program == "lvextend" && failures > 0 {
+			failures--
+			return "  device-mapper: resume ioctl on  (253:0) failed: Device or resource busy"
+		}
+		return ""
+	}
+	require.Error(t, d.Extend(t.Context(), id, 2))
+	require.Zero(t, failures)
+	require.NoError(t, d.Extend(t.Context(), id, 2))
+	for offset := int64(small); offset < 2*small; offset += small / 4 {
+		require.Equal(t, string(make([]byte, 20)), get(t, d, id, offset), "at %d there is what was there before", offset)
+	}
+}
+
 func TestCommandsThatDoNotEnd(t *testing.T) {
 	f := newFake(t, false, small)
 	cfg := f.config()
