@@ -27,7 +27,7 @@ type Config struct {
 	Modules []string      // of the kernel, besides those for networks that are always loaded
 	Tools   []string      // programs that the tests call, besides sh, ip, nft and what busybox has
 	Memory  int           // in MiB; 0: 512
-	Timeout time.Duration // 0: 10 minutes
+	Timeout time.Duration // 0: 20 minutes
 }
 
 // inside is in the environment of tests in the machine.
@@ -52,7 +52,7 @@ func Run(t *testing.T, cfg Config) {
 		cfg.Memory = 512
 	}
 	if cfg.Timeout == 0 {
-		cfg.Timeout = 10 * time.Minute
+		cfg.Timeout = 20 * time.Minute
 	}
 	dir := t.TempDir()
 	k, err := initramfs.NewestKernel("/")

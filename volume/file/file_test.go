@@ -89,10 +89,19 @@ func TestRoomOfTheFileSystem(t *testing.T) {
 	if before.FreeGiB < 8 {
 		t.Fatalf("the file system of the test's directory has %d GiB free, 8 are needed", before.FreeGiB)
 	}
-	require.NoError(t, d.Create(t.Context(), uuid.NewString(), 6))
-	after, err := d.Stats(t.Context())
-	require.NoError(t, err)
-	require.LessOrEqual(t, after.FreeGiB, before.FreeGiB-4, "others may have freed a little meanwhile")
+	for tries := 1; ; tries++ {
+		id := uuid.NewString()
+		before, err := d.Stats(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, d.Create(t.Context(), id, 6))
+		after, err := d.Stats(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, d.Delete(t.Context(), id))
+		if after.FreeGiB <= before.FreeGiB-4 {
+			break
+		}
+		require.Less(t, tries, 20, "there were %+v, and are %+v", before, after) // others may free as much just then, but not each time
+	}
 	require.ErrorIs(t, d.Create(t.Context(), uuid.NewString(), before.TotalGiB), errdefs.ErrResourceExhausted)
 }
 

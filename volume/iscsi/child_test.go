@@ -2,6 +2,7 @@ package iscsi
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -22,6 +23,10 @@ const (
 	testInitiator2 = "iqn.2007-10.com.github:sahlberg:libiscsi:iscsi-test-2"
 	testTarget     = "iqn.2026-01.org.dewpoint:t"
 )
+
+// ownAddr is an address of this machine, with a free port, for whoever needs the port again later: nobody else has connections from it that
+// could take the port meanwhile.
+const ownAddr = "127.26.1.1:0"
 
 // TestMain is the tests, or with DEWPOINT_ISCSI_FILE in the environment a process with a target and nothing else: it exports the file to
 // the initiators of DEWPOINT_ISCSI_INITIATORS, prints its address, and ends when its input does. With DEWPOINT_ISCSI_WRITER it is an initiator that
@@ -66,7 +71,7 @@ func child(path string) error {
 	if err := s.Export(ctx, export); err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:"+os.Getenv("DEWPOINT_ISCSI_PORT"))
+	listener, err := net.Listen("tcp", cmp.Or(os.Getenv("DEWPOINT_ISCSI_ADDR"), "127.0.0.1:0"))
 	if err != nil {
 		return err
 	}

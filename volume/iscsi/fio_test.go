@@ -4,7 +4,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -17,7 +16,7 @@ import (
 // await reads what a guest with fio says until it says what is awaited. What is sure is noted on the way.
 func (m *machine) await(t *testing.T, awaited string, sure map[int]bool) {
 	t.Helper()
-	limit := time.After(2 * time.Minute)
+	limit := time.After(10 * time.Minute)
 	for {
 		select {
 		case line, more := <-m.lines:
@@ -49,9 +48,9 @@ func TestFioSurvivesKills(t *testing.T) {
 	require.NoError(t, os.WriteFile(path, nil, 0o600))
 	require.NoError(t, os.Truncate(path, 1<<30))
 
+	t.Setenv("DEWPOINT_ISCSI_ADDR", ownAddr)
 	p := startProcess(t, path, testInitiator)
-	_, port, _ := strings.Cut(p.addr, ":")
-	t.Setenv("DEWPOINT_ISCSI_PORT", port)
+	t.Setenv("DEWPOINT_ISCSI_ADDR", p.addr)
 	sure := map[int]bool{}
 	var m *machine
 	for round := range 6 {

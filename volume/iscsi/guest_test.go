@@ -52,7 +52,7 @@ func TestAGuestsFileSystem(t *testing.T) {
 	m := startMachine(t, kernel, ramdisk, startProcess(t, path, testInitiator))
 	var said []string
 	sum := ""
-	for limit := time.After(2 * time.Minute); sum == ""; {
+	for limit := time.After(10 * time.Minute); sum == ""; {
 		select {
 		case line, more := <-m.lines:
 			require.True(t, more && line != "ended", "the guest says: %q", said)

@@ -112,7 +112,6 @@ func TestHostileUnits(t *testing.T) {
 	}
 	for name, b := range rows {
 		i := dial(t, addr, testInitiator2)
-		i.nc.SetDeadline(time.Now().Add(10 * time.Second))
 		require.NoError(t, i.login(testTarget, secrets{}), name)
 		_, err := i.nc.Write(b)
 		require.NoError(t, err, name)

@@ -317,9 +317,9 @@ func (i *initiator) good(t testing.TB, cdb []byte, out []byte, edtl int) []byte 
 // dial connects to an address as an initiator.
 func dial(t testing.TB, addr, name string) *initiator {
 	t.Helper()
-	nc, err := net.DialTimeout("tcp", addr, 5*time.Second)
+	nc, err := net.DialTimeout("tcp", addr, time.Minute)
 	require.NoError(t, err)
 	t.Cleanup(func() { nc.Close() })
-	require.NoError(t, nc.SetDeadline(time.Now().Add(60*time.Second)))
+	require.NoError(t, nc.SetDeadline(time.Now().Add(10*time.Minute)))
 	return newInitiator(nc, name)
 }

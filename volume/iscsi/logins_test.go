@@ -17,7 +17,7 @@ import (
 // TestAHundredThousandLogins: sessions have numbers of 16 bits, and none of them, nor any memory, is gone with a session.
 func TestAHundredThousandLogins(t *testing.T) {
 	testneed.Slow(t)
-	s, addr := serve(t, Config{PingInterval: time.Hour}) // the witness says nothing meanwhile
+	s, addr := serve(t, Config{})
 	require.NoError(t, s.Export(t.Context(), exportOf(newMemory(1<<20))))
 	witness := dial(t, addr, testInitiator)
 	require.NoError(t, witness.login(testTarget, secrets{}))
@@ -61,8 +61,9 @@ func TestAHundredThousandLogins(t *testing.T) {
 	logins(10_000)
 	before, routines := heap(), runtime.NumGoroutine()
 	logins(100_000)
+	// The last connections may still be ending.
+	require.Eventually(t, func() bool { return runtime.NumGoroutine() <= routines+8 }, time.Minute, 5*time.Millisecond)
 	require.Less(t, heap(), before+4<<20, "each login would cost 45 bytes")
-	require.LessOrEqual(t, runtime.NumGoroutine(), routines+8)
 	require.Equal(t, 1, s.exports[testTarget].unit.Attached())
 	witness.good(t, testUnitReady, nil, 0)
 }

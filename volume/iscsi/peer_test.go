@@ -27,7 +27,7 @@ func startTgtd(t testing.TB, path string) (addr string, pid int) {
 	t.Helper()
 	testneed.Root(t)
 	testneed.Tools(t, "tgtd", "tgtadm")
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", ownAddr)
 	require.NoError(t, err)
 	addr = listener.Addr().String()
 	require.NoError(t, listener.Close())

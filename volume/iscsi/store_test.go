@@ -85,9 +85,13 @@ func (m *memory) hold() (release func()) {
 	})
 }
 
-// serve runs a server until the test ends, and returns its address.
+// serve runs a server until the test ends, and returns its address. It asks nobody whether he is there, unless the configuration says so: the
+// initiators of the tests don't answer.
 func serve(t testing.TB, cfg Config) (*Server, string) {
 	t.Helper()
+	if cfg.PingInterval == 0 {
+		cfg.PingInterval = time.Hour
+	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	s := NewServer(cfg)

@@ -300,12 +300,10 @@ func TestAnExtensionThatFailsInItsEnd(t *testing.T) {
 
 func TestCommandsThatDoNotEnd(t *testing.T) {
 	f := newFake(t, false, small)
-	cfg := f.config()
-	cfg.Timeout = 20 * time.Millisecond
-	d, err := Open(t.Context(), cfg)
-	require.NoError(t, err)
+	d := f.open(t)
+	d.cfg.Timeout = 20 * time.Millisecond
 	f.hang = make(chan struct{})
-	_, err = d.List(t.Context())
+	_, err := d.List(t.Context())
 	require.ErrorIs(t, err, errdefs.ErrUnavailable)
 	require.ErrorContains(t, err, "has not ended within 20ms")
 }

@@ -273,7 +273,7 @@ func exporterRows() []exporterRow {
 					case err := <-written:
 						release()
 						return fmt.Errorf("something was written to a volume that is held: %w", err)
-					case <-time.After(50 * time.Millisecond): // one that does not wait has written by then
+					case <-time.After(200 * time.Millisecond): // one that does not wait has written by then
 					}
 					release()
 					if err := <-written; err != nil {

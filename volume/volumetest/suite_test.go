@@ -25,7 +25,7 @@ func fake(t *testing.T) (*fakevolume.Driver, Env) {
 		return func() (func(), error) { return d.Inject(f).Remove, nil }
 	}
 	return d, Env{
-		Driver: d, Patience: time.Second,
+		Driver: d,
 		Foreign: func() (func(), error) {
 			path := filepath.Join(dir, "theirs")
 			return func() { _ = os.Remove(path) }, os.WriteFile(path, nil, 0o600)
