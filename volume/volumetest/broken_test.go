@@ -193,8 +193,7 @@ func faults() []fault {
 				if err != nil {
 					return err
 				}
-				all, err := os.ReadFile(path)
-				return errors.Join(err, os.Remove(path), os.WriteFile(path, all, 0o600), d.Extend(ctx, id, n))
+				return errors.Join(os.Remove(path), os.WriteFile(path, nil, 0o600), os.Truncate(path, gib), d.Extend(ctx, id, n))
 			}
 		}},
 		{"extend does nothing", []string{"extend"}, func(b *broken, d *fakevolume.Driver) {
