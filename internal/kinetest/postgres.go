@@ -25,6 +25,7 @@ type Postgres struct {
 // survives that it is killed, and not that its machine fails.
 func StartPostgres(t testing.TB, options ...string) *Postgres {
 	t.Helper()
+	testneed.Slow(t)
 	dir, err := os.MkdirTemp("", "kinetest-*") // which PostgreSQL's own user can enter, unlike a test's
 	if err != nil {
 		t.Fatal(err)

@@ -44,9 +44,11 @@ type Broker struct {
 // where Debian's package has the scripts that don't change the user, and the same of RabbitMQ's own.
 var places = [...]string{"/usr/lib/rabbitmq/bin", "/opt/rabbitmq/sbin"}
 
-// Need ends the test if the machine has no RabbitMQ: it is skipped by hand, failed where everything is required.
+// Need ends the test where brokers, which take seconds to start, are not for it: it is skipped by hand, and failed where everything is
+// required and the machine has no RabbitMQ.
 func Need(t testing.TB) {
 	t.Helper()
+	testneed.Slow(t)
 	testneed.Tools(t, "epmd", "erl")
 	if script("rabbitmq-server") == "" {
 		testneed.Missing(t, "needs the package rabbitmq-server")

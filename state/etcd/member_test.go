@@ -80,6 +80,7 @@ type process struct {
 // processes starts a cluster of n members.
 func processes(t testing.TB, n int, options ...string) []*process {
 	t.Helper()
+	testneed.Slow(t)
 	testneed.Tools(t, "etcd")
 	host, dir := loopback(), t.TempDir()
 	var all []*process
