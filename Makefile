@@ -19,7 +19,7 @@ ALONE := ^TestThreeHosts
 test: ## all tests with nothing skipped, under the race detector (root)
 	@scripts/install-deps test
 	DEWPOINT_REQUIRE=all CGO_ENABLED=1 $(GO) test -race -count=1 -p 2 -timeout 30m -skip '$(ALONE)' ./...
-	DEWPOINT_REQUIRE=all CGO_ENABLED=1 $(GO) test -count=1 -timeout 20m -run '$(ALONE)' ./examples/minicloud
+	DEWPOINT_REQUIRE=all CGO_ENABLED=1 $(GO) test -count=1 -timeout 30m -run '$(ALONE)' ./examples/minicloud
 
 .PHONY: bench
 bench: ## every figure beside its peer; a line each in bench/results.jsonl (root)

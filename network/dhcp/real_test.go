@@ -164,7 +164,7 @@ func TestALibrarysClientRenewsAndReleases(t *testing.T) {
 		_, err = conn.Write(m.ToBytes())
 		require.NoError(t, err)
 		var buf [1500]byte
-		require.NoError(t, conn.SetReadDeadline(time.Now().Add(5*time.Second)))
+		require.NoError(t, conn.SetReadDeadline(time.Now().Add(time.Minute)))
 		size, err := conn.Read(buf[:])
 		require.NoError(t, err)
 		reply, err := dhcpv4.FromBytes(buf[:size])
@@ -195,7 +195,7 @@ func TestAnOfferIsForItsClientAlone(t *testing.T) {
 		require.NoError(t, err)
 	})
 	var seen []byte
-	for patience := time.Now().Add(5 * time.Second); ; {
+	for patience := time.Now().Add(time.Minute); ; {
 		var b [2048]byte
 		require.NoError(t, neighbour.SetReadDeadline(time.Now().Add(200*time.Millisecond)))
 		size, _, err := neighbour.ReadFrom(b[:])
@@ -302,7 +302,7 @@ func TestAMachineThatSpeaksForAnotherHearsNothing(t *testing.T) {
 	defer c.Close()
 	_, err := c.DiscoverOffer(t.Context())
 	require.Error(t, err)
-	require.NotZero(t, s.Counters().Spoofed)
+	require.Eventually(t, func() bool { return s.Counters().Spoofed > 0 }, time.Minute, time.Millisecond)
 }
 
 func TestRunEndsAndBeginsAgain(t *testing.T) {

@@ -97,7 +97,7 @@ func (n *node) run(s *Server) (stop func()) {
 		select {
 		case err := <-ended:
 			require.NoError(n.t, err)
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			n.t.Error("Run has not returned")
 		}
 	})

@@ -68,7 +68,7 @@ func reaches(t *testing.T, a, b guest, frame []byte) bool {
 	a.send(t, frame)
 	behind, end := stamp(a, b)
 	a.send(t, behind)
-	seen, came := b.until(t, end, a.MAC, 10*time.Second)
+	seen, came := b.until(t, end, a.MAC, time.Minute)
 	require.True(t, came)
 	return len(seen) > 0
 }

@@ -129,12 +129,12 @@ func TestWhatGuestsNeedPasses(t *testing.T) {
 		if c.alone { // what comes behind it is there, so it would be
 			mark := []byte("behind " + c.name)
 			a.send(t, ethernet(b.MAC, a.MAC, 0x0800, ipv4(a.IPs[0], b.IPs[0], 17, udp(1, 2, mark))))
-			seen, came := b.until(t, mark, a.MAC, 5*time.Second)
+			seen, came := b.until(t, mark, a.MAC, time.Minute)
 			require.True(t, came, c.name)
 			require.Empty(t, seen, "%s reached another guest", c.name)
 			continue
 		}
-		_, came := b.until(t, c.frame, nil, 5*time.Second)
+		_, came := b.until(t, c.frame, nil, time.Minute)
 		require.True(t, came, "%s did not reach another guest", c.name)
 	}
 }
@@ -192,7 +192,7 @@ func TestSlyFramesReachNoOne(t *testing.T) {
 		a.send(t, frame)
 		mark := []byte("behind " + name)
 		a.send(t, ethernet(b.MAC, a.MAC, 0x0800, ipv4(own, other, 17, udp(1, 2, mark))))
-		seen, came := b.until(t, mark, a.MAC, 5*time.Second)
+		seen, came := b.until(t, mark, a.MAC, time.Minute)
 		require.True(t, came, "%s: what followed did not come", name)
 		require.Empty(t, seen, "%s reached another guest", name)
 		require.False(t, host(string(frame[12:])), "%s reached the host", name)
@@ -221,10 +221,10 @@ func TestFloodedFramesReachOneGuest(t *testing.T) {
 		_, err := unix.Write(far, frame)
 		require.NoError(t, err)
 	}
-	seen, came := b.until(t, []byte("for b"), router, 5*time.Second)
+	seen, came := b.until(t, []byte("for b"), router, time.Minute)
 	require.True(t, came)
 	require.Empty(t, seen)
-	_, came = a.until(t, []byte("for a only"), nil, 5*time.Second)
+	_, came = a.until(t, []byte("for a only"), nil, time.Minute)
 	require.True(t, came)
 }
 

@@ -26,6 +26,7 @@ func TestLimitsCountBytes(t *testing.T) {
 		g = append(g, openGuest(t, ns, one))
 	}
 	ready(t, g[1], g[2])
+	ready(t, g[2], g[0])
 	const packets, size = 150, 1000
 	// sent sends packets and returns how many came, and how long it took.
 	sent := func(a, b guest) (came int, took time.Duration) {
@@ -35,9 +36,9 @@ func TestLimitsCountBytes(t *testing.T) {
 		for range packets {
 			a.send(t, frame)
 		}
-		require.NoError(t, b.file.SetReadDeadline(time.Now().Add(300*time.Millisecond)))
 		buf := make([]byte, 4096)
 		for {
+			require.NoError(t, b.file.SetReadDeadline(time.Now().Add(300*time.Millisecond))) // for each: what waits is read, however slowly
 			n, err := b.file.Read(buf)
 			if err != nil {
 				return came, time.Since(begun)
