@@ -15,6 +15,7 @@ import (
 
 	"github.com/dewpoint-cloud/dewpoint/compute"
 	"github.com/dewpoint-cloud/dewpoint/compute/fakecompute"
+	"github.com/dewpoint-cloud/dewpoint/internal/testneed"
 	"github.com/dewpoint-cloud/dewpoint/network/fakenetwork"
 	"github.com/dewpoint-cloud/dewpoint/state/operation"
 )
@@ -23,6 +24,7 @@ import (
 // when all is well for a while, nothing is under way, and what there is is what the records say; and when all is terminated,
 // nothing is left.
 func TestChaos(t *testing.T) {
+	testneed.Slow(t)
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { chaos(t, rand.New(rand.NewPCG(seed, 1))) })

@@ -17,6 +17,7 @@ import (
 	"github.com/dewpoint-cloud/dewpoint/compute"
 	"github.com/dewpoint-cloud/dewpoint/compute/fakecompute"
 	"github.com/dewpoint-cloud/dewpoint/image"
+	"github.com/dewpoint-cloud/dewpoint/internal/testneed"
 	"github.com/dewpoint-cloud/dewpoint/network"
 	"github.com/dewpoint-cloud/dewpoint/scheduler"
 	"github.com/dewpoint-cloud/dewpoint/state"
@@ -444,6 +445,7 @@ func (w *moving) Close() error {
 }
 
 func TestCrashesOfMigrations(t *testing.T) {
+	testneed.Slow(t)
 	broken := fmt.Errorf("broken: %w", errdefs.ErrFailedPrecondition)
 	flaky := errors.New("flaky")
 	fails := func(f fakecompute.Fault, at int) func(s, d *node) {

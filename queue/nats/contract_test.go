@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dewpoint-cloud/dewpoint/internal/testneed"
 	"github.com/dewpoint-cloud/dewpoint/queue"
 	"github.com/dewpoint-cloud/dewpoint/queue/nats"
 	"github.com/dewpoint-cloud/dewpoint/queue/nats/natsserver"
@@ -28,6 +29,7 @@ func envOf(buses ...queue.Bus) queuetest.Env {
 
 // TestContract is with two buses on one server.
 func TestContract(t *testing.T) {
+	testneed.Slow(t)
 	t.Parallel()
 	queuetest.TestBus(t, func(t *testing.T) queuetest.Env {
 		p := newProxy(t, strings.TrimPrefix(start(t, natsserver.Config{Listen: "127.0.0.1:0"}).URL(), "nats://"))

@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/dewpoint-cloud/dewpoint/internal/testneed"
 	"github.com/dewpoint-cloud/dewpoint/queue"
 	"github.com/dewpoint-cloud/dewpoint/queue/nats"
 	"github.com/dewpoint-cloud/dewpoint/queue/nats/natsserver"
@@ -235,6 +236,7 @@ func TestPartition(t *testing.T) {
 // TestSlowConsumer stops reading at the serving side until the NATS server has enough of it. The sender goes on, and when the
 // serving side reads again, it connects and serves again.
 func TestSlowConsumer(t *testing.T) {
+	testneed.Slow(t)
 	t.Parallel()
 	s := start(t, natsserver.Config{Listen: "127.0.0.1:0"})
 	p := newProxy(t, strings.TrimPrefix(s.URL(), "nats://"))
@@ -340,6 +342,7 @@ func TestStopHandsOver(t *testing.T) {
 
 // TestCloseCutOff closes a bus that the network has forsaken, with a call and a handler under way.
 func TestCloseCutOff(t *testing.T) {
+	testneed.Slow(t)
 	t.Parallel()
 	s := start(t, natsserver.Config{Listen: "127.0.0.1:0"})
 	p := newProxy(t, strings.TrimPrefix(s.URL(), "nats://"))

@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/dewpoint-cloud/dewpoint/internal/testneed"
 	"github.com/dewpoint-cloud/dewpoint/queue"
 	"github.com/dewpoint-cloud/dewpoint/queue/nats"
 	"github.com/dewpoint-cloud/dewpoint/queue/nats/natsserver"
@@ -98,6 +99,7 @@ func refusals(t *testing.T) []refusal {
 
 // TestRefused opens buses that can't be: Open says why at once, or in the background logs it and tries again with back-off.
 func TestRefused(t *testing.T) {
+	testneed.Slow(t)
 	t.Parallel()
 	for _, r := range refusals(t) {
 		t.Run(r.name, func(t *testing.T) {

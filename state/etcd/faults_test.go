@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/dewpoint-cloud/dewpoint/internal/testneed"
 	"github.com/dewpoint-cloud/dewpoint/state"
 	"github.com/dewpoint-cloud/dewpoint/state/etcd/etcdserver"
 )
@@ -233,6 +234,7 @@ func TestConnectionsThatBreak(t *testing.T) {
 
 // A batch whose answer is lost was written; the log finds out, and its revision.
 func TestAnAnswerIsLost(t *testing.T) {
+	testneed.Slow(t)
 	t.Parallel()
 	urls := embedded(t, etcdserver.Config{})
 	r := newRelay(t, urls[0])

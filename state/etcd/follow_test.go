@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/dewpoint-cloud/dewpoint/internal/testneed"
 	"github.com/dewpoint-cloud/dewpoint/state"
 	"github.com/dewpoint-cloud/dewpoint/state/etcd/etcdserver"
 )
@@ -162,6 +163,7 @@ func TestPages(t *testing.T) {
 
 // The log compacts, when asked to.
 func TestTheLogCompacts(t *testing.T) {
+	testneed.Slow(t)
 	t.Parallel()
 	urls := embedded(t, etcdserver.Config{})
 	client := bare(t, urls...)

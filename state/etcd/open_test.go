@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/dewpoint-cloud/dewpoint/internal/testneed"
 	"github.com/dewpoint-cloud/dewpoint/state"
 	"github.com/dewpoint-cloud/dewpoint/state/etcd/etcdserver"
 )
@@ -50,6 +51,7 @@ func TestConfigsThatAreRefused(t *testing.T) {
 
 // etcd is not there when the log is opened: it waits, says so, does not spin, and goes on when etcd comes. Later likewise.
 func TestEtcdIsDown(t *testing.T) {
+	testneed.Slow(t)
 	t.Parallel()
 	r := newRelay(t, embedded(t, etcdserver.Config{})[0])
 	r.set(false, true)

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/dewpoint-cloud/dewpoint/internal/kinetest"
+	"github.com/dewpoint-cloud/dewpoint/internal/testneed"
 	"github.com/dewpoint-cloud/dewpoint/state"
 	"github.com/dewpoint-cloud/dewpoint/state/etcd/etcdserver"
 	"github.com/dewpoint-cloud/dewpoint/state/statetest"
@@ -186,6 +187,7 @@ func TestSingleKeyTwoStores(t *testing.T) {
 
 // A log that was cut off for long is given what it missed, and its followers too.
 func TestSingleKeyIsCutOff(t *testing.T) {
+	testneed.Slow(t)
 	t.Parallel()
 	url := embedded(t, etcdserver.Config{})[0]
 	r := newRelay(t, url)
@@ -302,6 +304,7 @@ func TestAnswersThatAreWrong(t *testing.T) {
 // A log ends before and after each request of making a snapshot and of trimming: what is there can be read, and the next that makes one
 // clears up.
 func TestSnapshotsThatAreBrokenOff(t *testing.T) {
+	testneed.Slow(t)
 	t.Parallel()
 	url := embedded(t, etcdserver.Config{})[0]
 	for _, done := range []bool{false, true} {
