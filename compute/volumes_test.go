@@ -148,6 +148,7 @@ func withStorage(t *testing.T, f func(t *testing.T, s *storage, n *node, instanc
 		_, err := c.service.WaitActive(c.ctx, id)
 		require.NoError(t, err)
 		f(t, s, n, id)
+		synctest.Wait()
 		require.NoError(t, s.audit())
 		stop()
 	})
@@ -409,6 +410,7 @@ func TestBootFromAVolume(t *testing.T) {
 		another.BootVolume = &compute.BootVolume{Snapshot: "none"}
 		_, err = s.service.Run(s.ctx, another)
 		require.ErrorIs(t, err, errdefs.ErrNotFound)
+		synctest.Wait() // for volumes that are being freed
 		require.NoError(t, s.audit(), "nothing is left of what was refused")
 	})
 }
