@@ -83,7 +83,7 @@ func TestVolumesFromTheCommandLine(t *testing.T) {
 	does("list", `from-volume +1 GiB +in-use +h\d +from-volume as vda`)
 	out, err = l.run("terminate")
 	require.NoError(t, err, out)
-	l.await(func() string {
+	l.await(patience, func() string {
 		if out, err := volumes("list"); err != nil || strings.Contains(out, "from-volume") {
 			return fmt.Sprint(err, out)
 		}

@@ -33,7 +33,7 @@ func TestTheDatapathOfANodeIsShown(t *testing.T) {
 	require.Equal(t, "desired:\n  nothing\nactual:\n  nothing\ndifference:\n  none\n", shown("h1"))
 	out, err := l.run("launch", "-n", "3")
 	require.NoError(t, err, out)
-	l.await(func() string {
+	l.await(patience, func() string {
 		taps := 0
 		for _, host := range labHosts[1:] {
 			text := shown(host)

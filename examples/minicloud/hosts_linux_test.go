@@ -107,6 +107,7 @@ func TestThreeHostsWithRabbitMQAndEtcd(t *testing.T) {
 	rabbittest.Need(t)
 	testneed.Tools(t, "etcd")
 	l := newLab(t)
+	l.calm = promised
 	endpoints := l.etcd()
 	address, again := l.rabbit()
 	config := filepath.Join(l.dir, "minicloud.yaml")
